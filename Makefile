@@ -1,0 +1,50 @@
+# Targets for people and for CI. On a fresh Debian 12 machine with Go 1.26, as
+# root, `make demo` and `make test` each do all the set-up they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+FUZZTIME ?= 10s
+
+# Packages whose tests mount file systems or start processes: one at a time,
+# so that they do not disturb each other's deadlines.
+MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./internal/...
+
+.PHONY: build test race lint fuzz bench bench-quick demo ci deps clean
+
+build:                  ## the programs, into bin/
+	go build -o bin/ ./cmd/...
+
+test: deps build        ## vet, and every test; a skipped test fails
+	go vet ./...
+	go run ./scripts/testreport -serial "$(MOUNTING)"
+
+race: deps build        ## every test under the race detector (slow)
+	go run ./scripts/testreport -serial "$(MOUNTING)" -- -race
+
+lint:                   ## gofmt, vet, staticcheck, shell syntax
+	scripts/lint
+
+fuzz:                   ## every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: build            ## all workloads, three repetitions, against native and gocryptfs
+	scripts/install-deps bench
+	scripts/bench
+
+bench-quick: build      ## the same in under three minutes, one small repetition
+	scripts/install-deps bench
+	scripts/bench --quick
+
+demo: deps build        ## the main job on real input, told step by step
+	go run ./scripts/demo
+
+ci:                     ## what continuous integration runs
+	.ci/run
+
+deps:                   ## Debian packages that are missing
+	@scripts/install-deps
+
+clean:
+	rm -rf bin bench-results coverage.out

@@ -1,0 +1,126 @@
+// Testreport runs the module's tests and reports them by package.
+//
+// It fails when a test fails, when one is skipped that the table in skips.go
+// does not name, when none ran, and when a test left a mount or a process
+// behind. Its last line reads "N passed, N failed, N skipped".
+//
+//	testreport [-serial "PATTERNS"] [-only "PATTERNS"] [-- GO TEST FLAGS]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	serial := flag.String("serial", "", "package patterns whose tests run one package at a time, after the others")
+	only := flag.String("only", "./...", "package patterns to test")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, strings.Fields(*only), strings.Fields(*serial), flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testreport:", err)
+	}
+	if err != nil || !ok {
+		os.Exit(1)
+	}
+}
+
+// run tests the packages, cleans up after them and prints the report. It
+// returns whether everything held.
+func run(ctx context.Context, only, serial, flags []string) (bool, error) {
+	all, err := list(ctx, only)
+	if err != nil {
+		return false, err
+	}
+	alone, err := list(ctx, serial)
+	if err != nil {
+		return false, err
+	}
+	var together []string
+	for _, p := range all {
+		if !slices.Contains(alone, p) {
+			together = append(together, p)
+		}
+	}
+	alone = slices.DeleteFunc(alone, func(p string) bool { return !slices.Contains(all, p) })
+
+	box, err := newSandbox()
+	if err != nil {
+		return false, err
+	}
+	rep := newReport(os.Stdout)
+	start := time.Now()
+	for _, step := range []struct {
+		packages []string
+		flags    []string
+	}{{together, nil}, {alone, []string{"-p", "1"}}} {
+		if len(step.packages) == 0 || ctx.Err() != nil {
+			continue
+		}
+		args := append([]string{"test", "-json", "-count=1", "-timeout=10m"}, step.flags...)
+		args = append(append(args, flags...), step.packages...)
+		if err := goTest(ctx, args, box, rep); err != nil {
+			rep.problem(err.Error())
+		}
+	}
+	for _, leftover := range box.clean() {
+		rep.problem("left behind by a test: " + leftover)
+	}
+	if ctx.Err() != nil {
+		rep.problem("interrupted")
+	}
+	return rep.finish(time.Since(start)), nil
+}
+
+// list expands package patterns; patterns that match nothing are fine.
+func list(ctx context.Context, patterns []string) ([]string, error) {
+	if len(patterns) == 0 {
+		return nil, nil
+	}
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-e"}, patterns...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return nil, fmt.Errorf("go list: %w: %s", err, exit.Stderr)
+		}
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return strings.Fields(string(out)), nil
+}
+
+// goTest runs one `go test -json` and feeds its events to the report. Failed
+// tests are in the report; the error is for a run that broke otherwise.
+func goTest(ctx context.Context, args []string, box *sandbox, rep *report) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = box.env()
+	cmd.Stderr = os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	readErr := rep.read(out)
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && rep.failed() {
+		err = nil // the report says why
+	}
+	return errors.Join(readErr, err)
+}
