@@ -1,0 +1,87 @@
+package keyagent
+
+import (
+	"errors"
+	"time"
+
+	"cmkfs/hsm"
+)
+
+// SocketFD is where the agent process finds its end of the socket pair.
+const SocketFD = 3
+
+const (
+	maxMessage   = 64 << 10 // bytes of one message either way
+	keysPerReply = 64       // a list of keys is sent in parts, so that each fits
+)
+
+const (
+	opExamine  = "examine"
+	opNewAEK   = "new-aek"
+	opCheck    = "check"
+	opNewVEK   = "new-vek"
+	opRelease  = "release"
+	opListKeys = "list-keys"
+)
+
+// request is one call. A release has the worker's socket attached to it.
+type request struct {
+	ID       uint64     `json:"id"`
+	Op       string     `json:"op"`
+	Millis   int64      `json:"millis"` // time the agent has for it, a little less than the client waits
+	StateDir string     `json:"stateDir,omitempty"`
+	Key      hsm.Config `json:"key"`
+	AEKID    string     `json:"aekId,omitempty"`
+	AEK      *AEK       `json:"aek,omitempty"`
+	VolumeID []byte     `json:"volumeId,omitempty"`
+	VEK      *VEK       `json:"vek,omitempty"`
+}
+
+// reply answers the request with the same ID. Only list-keys has several: all
+// but the last have More set.
+type reply struct {
+	ID    uint64     `json:"id"`
+	More  bool       `json:"more,omitempty"`
+	Error *wireError `json:"error,omitempty"`
+	Info  *hsm.Info  `json:"info,omitempty"`
+	AEK   *AEK       `json:"aek,omitempty"`
+	VEK   *VEK       `json:"vek,omitempty"`
+	Keys  []hsm.Info `json:"keys,omitempty"`
+}
+
+// wireError is an *hsm.Error as it crosses the socket; the cause becomes text.
+type wireError struct {
+	Op         string        `json:"op"`
+	KeyID      string        `json:"keyId,omitempty"`
+	Kind       hsm.Kind      `json:"kind"`
+	Reason     string        `json:"reason,omitempty"`
+	Message    string        `json:"message,omitempty"`
+	RetryAfter time.Duration `json:"retryAfter,omitempty"`
+	Cause      string        `json:"cause,omitempty"`
+}
+
+func toWire(op string, err error) *wireError {
+	if err == nil {
+		return nil
+	}
+	var e *hsm.Error
+	if !errors.As(err, &e) {
+		return &wireError{Op: op, Kind: hsm.KindOf(err), Message: "The key operation failed", Cause: err.Error()}
+	}
+	w := &wireError{Op: e.Op, KeyID: e.KeyID, Kind: e.Kind, Reason: e.Reason, Message: e.Message, RetryAfter: e.RetryAfter}
+	if e.Err != nil {
+		w.Cause = e.Err.Error()
+	}
+	return w
+}
+
+func (w *wireError) toError() error {
+	if w == nil {
+		return nil
+	}
+	e := &hsm.Error{Op: w.Op, KeyID: w.KeyID, Kind: w.Kind, Reason: w.Reason, Message: w.Message, RetryAfter: w.RetryAfter}
+	if w.Cause != "" {
+		e.Err = errors.New(w.Cause)
+	}
+	return e
+}
