@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cmkfs/scripts/internal/sandbox"
 )
 
 func main() {
@@ -56,7 +58,7 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 	}
 	alone = slices.DeleteFunc(alone, func(p string) bool { return !slices.Contains(all, p) })
 
-	box, err := newSandbox()
+	box, err := sandbox.New()
 	if err != nil {
 		return false, err
 	}
@@ -75,7 +77,7 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 			rep.problem(err.Error())
 		}
 	}
-	for _, leftover := range box.clean() {
+	for _, leftover := range box.Clean() {
 		rep.problem("left behind by a test: " + leftover)
 	}
 	if ctx.Err() != nil {
@@ -103,9 +105,9 @@ func list(ctx context.Context, patterns []string) ([]string, error) {
 
 // goTest runs one `go test -json` and feeds its events to the report. Failed
 // tests are in the report; the error is for a run that broke otherwise.
-func goTest(ctx context.Context, args []string, box *sandbox, rep *report) error {
+func goTest(ctx context.Context, args []string, box *sandbox.Sandbox, rep *report) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = box.env()
+	cmd.Env = box.Env()
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second

@@ -1,4 +1,6 @@
-package main
+// Package sandbox gives a run of tests or of the demo a place of its own, and
+// finds and takes away what the run left there: files, mounts and processes.
+package sandbox
 
 import (
 	"bytes"
@@ -11,33 +13,38 @@ import (
 	"time"
 )
 
-// marker is the environment variable every process below the tests inherits.
-const marker = "CMKFS_TEST_RUN="
+// marker is the environment variable every process of a run inherits.
+const marker = "CMKFS_SANDBOX="
 
-// sandbox is the place the tests work in: a temporary directory of their own
-// and a mark on every process, so that what they leave can be found, reported
-// and taken away without touching anybody else's.
-type sandbox struct {
+// Sandbox is a temporary directory and a mark on every process of the run, so
+// that nothing of anybody else's is ever touched.
+type Sandbox struct {
 	dir string
 }
 
-func newSandbox() (*sandbox, error) {
-	// Short, because tests make Unix sockets below it (108 bytes at most).
+// New makes a sandbox below the system's temporary directory.
+func New() (*Sandbox, error) {
+	// A short name, because Unix sockets are made below it (108 bytes at most).
 	dir, err := os.MkdirTemp("", "ct")
 	if err != nil {
-		return nil, fmt.Errorf("making the tests' directory: %w", err)
+		return nil, fmt.Errorf("making a working directory: %w", err)
 	}
-	return &sandbox{dir: dir}, nil
+	return &Sandbox{dir: dir}, nil
 }
 
-func (b *sandbox) env() []string {
+// Dir is the sandbox's directory.
+func (b *Sandbox) Dir() string { return b.dir }
+
+// Env is this process's environment with the mark, and with temporary files
+// put into the sandbox.
+func (b *Sandbox) Env() []string {
 	return append(os.Environ(), "TMPDIR="+b.dir, marker+b.dir)
 }
 
-// clean takes away the sandbox and returns what the tests should have taken
-// away themselves.
-func (b *sandbox) clean() (leftovers []string) {
-	// A daemon may need a moment to end after the test that stopped it.
+// Clean takes away the sandbox and returns, in words, the processes and mounts
+// that the run should have taken away itself.
+func (b *Sandbox) Clean() (leftovers []string) {
+	// A daemon may need a moment to end after whoever stopped it went on.
 	var pids []int
 	for range 20 {
 		if pids = b.processes(); len(pids) == 0 {
@@ -61,9 +68,8 @@ func (b *sandbox) clean() (leftovers []string) {
 	return leftovers
 }
 
-// processes finds every process that carries the mark. The go command starts
-// nothing that outlives it, so whatever is found was a test's.
-func (b *sandbox) processes() []int {
+// processes finds every process but this one that carries the mark.
+func (b *Sandbox) processes() []int {
 	var pids []int
 	paths, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range paths {
@@ -85,7 +91,7 @@ func (b *sandbox) processes() []int {
 }
 
 // mounts lists the mount points below the sandbox, outer ones first.
-func (b *sandbox) mounts() []string {
+func (b *Sandbox) mounts() []string {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil
