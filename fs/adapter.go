@@ -1,0 +1,133 @@
+package fs
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"cmkfs/meta"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// cacheFor is how long the kernel may keep an entry (a missing one too) or
+// attributes without asking. A volume has one writer, the kernel itself.
+const cacheFor = 24 * time.Hour
+
+// generation tells incarnations of a node id apart. Inode numbers are never
+// used twice, so there is one.
+const generation = 1
+
+// adapter implements fuse.RawFileSystem on a Volume. What it does not define
+// answers ENOSYS, by which the kernel learns not to ask again.
+type adapter struct {
+	fuse.RawFileSystem
+
+	vol     Volume
+	nodes   *NodeTable
+	session uint64
+	errs    *errorLog
+	// caching reports whether the kernel may still cache attributes: not
+	// while the volume is being suspended.
+	caching func() bool
+
+	// stripes keep, for the nodes that share one, a FORGET that takes the
+	// last reference and tells the volume so apart from a reply that gives
+	// out a new one.
+	stripes [64]sync.Mutex
+}
+
+func newAdapter(vol Volume, nodes *NodeTable, session uint64, log *slog.Logger, abandon bool, caching func() bool) *adapter {
+	return &adapter{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		vol:           vol,
+		nodes:         nodes,
+		session:       session,
+		errs:          newErrorLog(log, abandon),
+		caching:       caching,
+	}
+}
+
+// String names the adapter for go-fuse.
+func (a *adapter) String() string { return "cmkfs" }
+
+// caller describes the request to the volume.
+func (a *adapter) caller(h *fuse.InHeader) meta.Caller {
+	return meta.Caller{
+		Session: a.session,
+		Unique:  h.Unique &^ uniqueResend,
+		UID:     h.Uid,
+		GID:     h.Gid,
+	}
+}
+
+func (a *adapter) timeout() time.Duration {
+	if a.caching() {
+		return cacheFor
+	}
+	return 0
+}
+
+// hold counts the reference to a node that the reply being made gives out.
+func (a *adapter) hold(ino uint64) error {
+	mu := &a.stripes[ino%uint64(len(a.stripes))]
+	mu.Lock()
+	defer mu.Unlock()
+	return a.nodes.Add(ino)
+}
+
+// forget takes n references away and tells the volume when it was the last.
+func (a *adapter) forget(ino, n uint64) {
+	mu := &a.stripes[ino%uint64(len(a.stripes))]
+	mu.Lock()
+	defer mu.Unlock()
+	if a.nodes.Remove(ino, n) == 0 {
+		// A failure leaves an orphan for the next worker to reclaim.
+		_ = a.errs.status("forget", ino, a.vol.Forget(ino))
+	}
+}
+
+// reclaim forgets the orphans that the kernel does not hold: those whose last
+// reference went while no worker served.
+func (a *adapter) reclaim() {
+	for _, ino := range a.vol.Orphans() {
+		a.forget(ino, 0)
+	}
+}
+
+// entry answers with a node: it counts the reference and fills in the reply.
+func (a *adapter) entry(op string, at meta.Attr, out *fuse.EntryOut) fuse.Status {
+	if err := a.hold(at.Ino); err != nil {
+		return a.errs.status(op, at.Ino, err)
+	}
+	a.fillEntry(at, out)
+	return fuse.OK
+}
+
+func (a *adapter) fillEntry(at meta.Attr, out *fuse.EntryOut) {
+	out.NodeId = at.Ino
+	out.Generation = generation
+	out.SetEntryTimeout(a.timeout())
+	out.SetAttrTimeout(a.timeout())
+	fillAttr(at, &out.Attr)
+}
+
+// fillAttr translates attributes.
+func fillAttr(at meta.Attr, out *fuse.Attr) {
+	*out = fuse.Attr{
+		Ino:       at.Ino,
+		Size:      at.Size,
+		Blocks:    at.Blocks,
+		Atime:     uint64(at.Atime.Unix()),
+		Atimensec: uint32(at.Atime.Nanosecond()),
+		Mtime:     uint64(at.Mtime.Unix()),
+		Mtimensec: uint32(at.Mtime.Nanosecond()),
+		Ctime:     uint64(at.Ctime.Unix()),
+		Ctimensec: uint32(at.Ctime.Nanosecond()),
+		Mode:      at.Mode,
+		Nlink:     at.Nlink,
+		Owner:     fuse.Owner{Uid: at.UID, Gid: at.GID},
+		Rdev:      at.Rdev,
+		Blksize:   blockSize,
+	}
+}

@@ -1,0 +1,129 @@
+package fs
+
+import (
+	"context"
+	"math"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open, OpenDir, Create and Flush are inherited and answer ENOSYS: opens are
+// stateless, so the kernel need not ask. It then sends no RELEASE either.
+
+// Release is only met for files that were opened before the kernel learnt that
+// opens need no message. There is no state to let go of.
+func (a *adapter) Release(<-chan struct{}, *fuse.ReleaseIn) {}
+
+// ReleaseDir is Release for directories.
+func (a *adapter) ReleaseDir(*fuse.ReleaseIn) {}
+
+// inPlace is the result of a READ whose data is in the reply buffer already.
+type inPlace []byte
+
+func (r inPlace) Size() int { return len(r) }
+func (r inPlace) Done()     {}
+
+// Bytes returns the data, which is where it belongs.
+func (r inPlace) Bytes([]byte) ([]byte, fuse.Status) { return r, fuse.OK }
+
+// Readv is asked to put the data where it is, or copies it if the buffers
+// should differ.
+func (r inPlace) Readv(dst [][]byte) (int, fuse.Status) {
+	if len(r) == 0 || (len(dst) == 1 && len(dst[0]) >= len(r) && &dst[0][0] == &r[0]) {
+		return len(r), fuse.OK
+	}
+	n := 0
+	for _, d := range dst {
+		n += copy(d, r[n:])
+	}
+	return n, fuse.OK
+}
+
+// Read reads into the reply buffer.
+func (a *adapter) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if in.Offset > math.MaxInt64-maxData {
+		return nil, fuse.Status(unix.EFBIG)
+	}
+	n, err := a.vol.Read(in.NodeId, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	if err != nil {
+		return nil, a.errs.status("read", in.NodeId, err)
+	}
+	return inPlace(buf[:n]), fuse.OK
+}
+
+// Writev is not offered: requests come in one piece.
+func (a *adapter) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Status) {
+	return 0, fuse.ENOSYS
+}
+
+// Write writes data that is part of the request.
+func (a *adapter) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	if int(in.Size) != len(data) {
+		return 0, fuse.EINVAL
+	}
+	if in.Offset > math.MaxInt64-maxData {
+		return 0, fuse.Status(unix.EFBIG)
+	}
+	c := a.caller(&in.InHeader)
+	c.KillPriv = in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
+	n, err := a.vol.Write(c, in.NodeId, data, int64(in.Offset))
+	if err != nil {
+		return 0, a.errs.status("write", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// Fsync makes everything answered so far durable: the volume's journal is one
+// sequence, so there is no less to sync than all of it.
+func (a *adapter) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	// The wait cannot be given up: FUSE cancels on any signal.
+	return a.errs.status("fsync", in.NodeId, a.vol.Sync(context.Background()))
+}
+
+// FsyncDir is Fsync for directories.
+func (a *adapter) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return a.errs.status("fsyncdir", in.NodeId, a.vol.Sync(context.Background()))
+}
+
+// Fallocate reserves, punches or zeroes a range.
+func (a *adapter) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset {
+		return fuse.Status(unix.EFBIG)
+	}
+	err := a.vol.Fallocate(a.caller(&in.InHeader), in.NodeId, in.Mode, int64(in.Offset), int64(in.Length))
+	return a.errs.status("fallocate", in.NodeId, err)
+}
+
+// Lseek finds data and holes; the other directions are the kernel's own.
+func (a *adapter) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	off, err := a.vol.Seek(in.NodeId, int64(in.Offset), int(in.Whence))
+	if err != nil {
+		return a.errs.status("lseek", in.NodeId, err)
+	}
+	out.Offset = uint64(off)
+	return fuse.OK
+}
+
+// CopyFileRange shares the blocks of a range with another file.
+func (a *adapter) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	if in.Flags != 0 {
+		return 0, fuse.EINVAL
+	}
+	// The reply has 32 bits for the length; the kernel asks again for the rest.
+	length := min(in.Len, math.MaxUint32&^(blockSize-1))
+	n, err := a.vol.CopyRange(a.caller(&in.InHeader), in.NodeId, int64(in.OffIn), in.NodeIdOut, int64(in.OffOut), int64(length))
+	if err != nil {
+		return 0, a.errs.status("copy_file_range", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// Ioctl knows none: ioctls that reach through to the store would let a user of
+// the mount shut it down.
+func (a *adapter) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(unix.ENOTTY)
+}

@@ -1,0 +1,317 @@
+package fs
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// ErrAbandoned is how Serve ends when the volume stopped after an I/O error and
+// the kernel can send the unanswered requests to the next worker.
+var ErrAbandoned = errors.New("volume stopped; its requests are left to the next worker")
+
+// ServeConfig is what a worker needs to serve a mounted volume.
+type ServeConfig struct {
+	Volume Volume
+	File   *os.File   // /dev/fuse as inherited; stays open until the process ends
+	Init   []byte     // the kernel's INIT request, from Device.Init
+	Nodes  *NodeTable // shared with the supervisor
+	Mount  MountConfig
+	// Session is the random number of this mount, the same for all its
+	// workers. It makes requests that are sent again exactly-once.
+	Session uint64
+	Resend  bool          // the kernel can send requests again, from Device.Resend
+	Errno   syscall.Errno // for Suspend when it is given none; 0 = ENOKEY
+	// Readers bounds the requests handled at a time; 0 = 32, at most 128.
+	Readers int
+	Log     *slog.Logger
+}
+
+const (
+	defaultReaders = 32
+	maxReaders     = inflightSlots / 2
+	// idleReaders wait for requests; more of them only make the kernel wake
+	// a cold thread.
+	idleReaders = 2
+)
+
+// Server answers the requests of one mounted volume, in one worker process.
+type Server struct {
+	cfg     ServeConfig
+	fd      int
+	proto   *fuse.ProtocolServer
+	adapter *adapter
+	gate    *gate
+	slots   chan int // free places in the table's list of requests in flight
+
+	suspendMu sync.Mutex // held by Suspend
+
+	mu struct {
+		sync.Mutex
+		readers int // goroutines reading or handling
+		idle    int // of them, waiting in read
+		spare   []*reader
+		stopped bool  // Serve returns or has returned
+		err     error // with this
+	}
+	stop chan struct{} // closed with mu.stopped
+}
+
+// reader is the memory of one goroutine that reads and handles requests.
+type reader struct {
+	in, out []byte
+}
+
+func newReader() *reader {
+	return &reader{in: make([]byte, bufferSize), out: make([]byte, bufferSize)}
+}
+
+// NewServer prepares to serve: it replays INIT, so that requests are decoded as
+// the supervisor agreed with the kernel. Nothing is read before Serve.
+func NewServer(cfg ServeConfig) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Errno == 0 {
+		cfg.Errno = syscall.ENOKEY
+	}
+	if cfg.Readers <= 0 {
+		cfg.Readers = defaultReaders
+	}
+	cfg.Readers = min(cfg.Readers, maxReaders)
+	s := &Server{
+		cfg:   cfg,
+		fd:    int(cfg.File.Fd()),
+		gate:  newGate(),
+		slots: make(chan int, inflightSlots),
+		stop:  make(chan struct{}),
+	}
+	for i := range inflightSlots {
+		s.slots <- i
+	}
+	s.adapter = newAdapter(cfg.Volume, cfg.Nodes, cfg.Session, cfg.Log, cfg.Resend, s.gate.open)
+	s.proto = fuse.NewProtocolServer(s.adapter, cfg.Mount.protocolOptions(cfg.Log))
+	if _, err := answerInit(s.proto, cfg.Init); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// answerInit has the protocol server agree with the kernel and returns its
+// reply.
+func answerInit(p *fuse.ProtocolServer, init []byte) ([]byte, error) {
+	if m := message(init); !m.valid() || m.opcode() != opInit {
+		return nil, errors.New("FUSE: not an INIT request")
+	}
+	out := make([]byte, 4096)
+	n, st := p.HandleRequest([][]byte{init}, [][]byte{out})
+	if !st.Ok() || n < outHeaderSize || binary.NativeEndian.Uint32(out[4:]) != 0 {
+		return nil, errors.New("FUSE: the kernel's protocol version is not supported")
+	}
+	return out[:n], nil
+}
+
+// Serve takes over from whoever served before and answers requests until the
+// file system is unmounted or Suspend has finished, both of which are no error.
+// Its goroutines may stay blocked in reading afterwards; they end with the
+// process, and until then refuse what they read.
+func (s *Server) Serve() error {
+	s.adapter.reclaim()
+	if err := s.takeOver(); err != nil {
+		if errors.Is(err, errGone) {
+			return nil
+		}
+		return err
+	}
+	s.mu.Lock()
+	s.startLocked()
+	s.mu.Unlock()
+	<-s.stop
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.err
+}
+
+// takeOver sees to the requests of a dead worker, before any is read here.
+func (s *Server) takeOver() error {
+	left := s.cfg.Nodes.takeInflight()
+	if s.cfg.Resend {
+		return resend(s.fd)
+	}
+	// This kernel does not send them again. They may have been applied or
+	// not, so nothing better can be said than that they failed.
+	for _, u := range left {
+		if err := reply(s.fd, errorReply(u, syscall.EIO)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish makes Serve return.
+func (s *Server) finish(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.stopped {
+		s.mu.stopped, s.mu.err = true, err
+		close(s.stop)
+	}
+}
+
+// startLocked starts one more goroutine that reads.
+func (s *Server) startLocked() {
+	var r *reader
+	if n := len(s.mu.spare); n > 0 {
+		r, s.mu.spare = s.mu.spare[n-1], s.mu.spare[:n-1]
+	} else {
+		r = newReader()
+	}
+	s.mu.readers++
+	s.mu.idle++
+	go s.run(r)
+}
+
+// busy notes that a reader has got a request, and sees that another one waits.
+func (s *Server) busy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.idle--
+	if s.mu.idle == 0 && s.mu.readers < s.cfg.Readers {
+		s.startLocked()
+	}
+}
+
+// again reports whether a reader that has answered shall wait for another
+// request. If not, it has ended.
+func (s *Server) again(r *reader) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.idle >= idleReaders {
+		s.mu.readers--
+		if len(s.mu.spare) < s.cfg.Readers/4 {
+			s.mu.spare = append(s.mu.spare, r)
+		}
+		return false
+	}
+	s.mu.idle++
+	return true
+}
+
+// run reads and handles requests.
+func (s *Server) run(r *reader) {
+	for {
+		n, err := unix.Read(s.fd, r.in)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOENT):
+			continue // interrupted, or the request was before we had it
+		case gone(err):
+			s.finish(nil)
+			return
+		default:
+			s.finish(fmt.Errorf("read a FUSE request: %w", err))
+			return
+		}
+		s.busy()
+		s.serve(r, r.in[:n])
+		if !s.again(r) {
+			return
+		}
+	}
+}
+
+// Handle serves a request that the supervisor had read when this worker took
+// over. It returns at once.
+func (s *Server) Handle(request []byte) {
+	r := &reader{in: append([]byte(nil), request...), out: make([]byte, bufferSize)}
+	go s.serve(r, r.in)
+}
+
+// serve handles one request.
+func (s *Server) serve(r *reader, m message) {
+	if !m.valid() {
+		s.finish(fmt.Errorf("read a FUSE request: damaged header, %d bytes", len(m)))
+		return
+	}
+	switch m.opcode() {
+	case opForget, opBatchForget:
+		m.forgets(s.adapter.forget)
+		return
+	case opInterrupt, opNotifyReply:
+		return // no operation waits for anything that could be given up
+	case opDestroy:
+		s.answer(errorReply(m.unique(), 0))
+		return
+	}
+	c, errno := s.gate.enter(m)
+	if errno != 0 {
+		s.answer(errorReply(m.unique(), refusal(m, errno)))
+		return
+	}
+	if c == nil {
+		return
+	}
+	slot := <-s.slots
+	s.cfg.Nodes.begin(slot, m.unique())
+	if s.handle(r, m, c) {
+		s.cfg.Nodes.end(slot)
+		s.slots <- slot
+		s.gate.leave(c)
+	}
+}
+
+// refusal is the errno for a request that is not let through. Letting go of
+// something always works.
+func refusal(m message, errno syscall.Errno) syscall.Errno {
+	switch m.opcode() {
+	case opRelease, opReleasedir, opDestroy:
+		return 0
+	}
+	return errno
+}
+
+// handle has the volume do what a request asks and answers it. It returns false
+// if the request stays unanswered, for the next worker.
+func (s *Server) handle(r *reader, m message, c *call) bool {
+	var out []byte
+	if m.opcode() == opSyncfs {
+		st := s.adapter.errs.status("syncfs", m.node(), s.cfg.Volume.Sync(context.Background()))
+		out = errorReply(m.unique(), 0)
+		putOutHeader(out, len(out), -int32(st), m.unique())
+	} else {
+		n, st := s.proto.HandleRequest([][]byte{m}, [][]byte{r.out})
+		out = r.out[:n]
+		if !st.Ok() || n < outHeaderSize {
+			out = errorReply(m.unique(), syscall.EIO)
+		}
+	}
+	if int32(binary.NativeEndian.Uint32(out[4:])) == -int32(statusAbandon) {
+		s.finish(ErrAbandoned)
+		if s.gate.open() {
+			// Suspend, should it come, answers it.
+			return false
+		}
+		out = errorReply(m.unique(), syscall.EIO)
+	}
+	if c.answered.CompareAndSwap(false, true) {
+		s.answer(out)
+	}
+	return true
+}
+
+// answer writes a reply.
+func (s *Server) answer(b []byte) {
+	if err := reply(s.fd, b); errors.Is(err, errGone) {
+		s.finish(nil)
+	} else if err != nil {
+		s.cfg.Log.Error("a reply was refused by the kernel", "err", err)
+	}
+}

@@ -1,0 +1,111 @@
+package fs
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"cmkfs/meta"
+
+	"golang.org/x/sys/unix"
+)
+
+// errGone reports that the kernel has ended the connection: the file system was
+// unmounted or aborted.
+var errGone = errors.New("FUSE connection is gone")
+
+// gone reports whether an errno of the device means errGone.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ECONNREFUSED) ||
+		errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.ENOTCONN)
+}
+
+// reply writes an answer. One that the kernel no longer waits for is dropped.
+func reply(fd int, b []byte) error {
+	for {
+		_, err := unix.Write(fd, b)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOENT):
+			// Either nobody waits any more, or the kernel has sent the
+			// request again meanwhile and knows it by its new number.
+			if u := binary.NativeEndian.Uint64(b[8:]); u&uniqueResend == 0 {
+				binary.NativeEndian.PutUint64(b[8:], u|uniqueResend)
+				continue
+			}
+			return nil
+		case gone(err):
+			return errGone
+		default:
+			return fmt.Errorf("answer the kernel: %w", err)
+		}
+	}
+}
+
+// notify writes a notification. It may wait for requests in flight and for dirty
+// pages to be written back, unkillably: never call it from a handler or under a
+// lock.
+func notify(fd int, code int32, body []byte) error {
+	b := make([]byte, outHeaderSize, outHeaderSize+len(body))
+	b = append(b, body...)
+	putOutHeader(b, len(b), code, 0)
+	_, err := unix.Write(fd, b)
+	if err != nil && gone(err) {
+		return errGone
+	}
+	return err
+}
+
+// resend asks the kernel for the requests that were read and never answered.
+// Whoever calls it must not have read any yet.
+func resend(fd int) error {
+	if err := notify(fd, notifyResend, nil); err != nil {
+		return fmt.Errorf("ask for requests to be sent again: %w", err)
+	}
+	return nil
+}
+
+// invalidateAll makes the kernel give up what it caches of every node in the
+// table: dirty pages are written back first, mappings lose their pages,
+// attributes and entries are asked for again. It returns the number of nodes
+// the kernel knew.
+func invalidateAll(ctx context.Context, fd int, nodes *NodeTable) (int, error) {
+	// Expires all entries at once. Older kernels answer EINVAL; there the
+	// attributes of the directories do it, which every path walk needs.
+	if err := notify(fd, notifyIncEpoch, nil); errors.Is(err, errGone) {
+		return 0, err
+	}
+	known := 0
+	body := make([]byte, 24) // node, offset 0, length 0: everything
+	inval := func(ino uint64) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		binary.NativeEndian.PutUint64(body, ino)
+		err := notify(fd, notifyInvalInode, body)
+		switch {
+		case err == nil:
+			known++
+		case errors.Is(err, unix.ENOENT): // counted, but the kernel has let go of it
+		case errors.Is(err, errGone):
+			return err
+		default:
+			return fmt.Errorf("invalidate node %d: %w", ino, err)
+		}
+		return nil
+	}
+	if err := inval(meta.RootIno); err != nil {
+		return known, err
+	}
+	err := nodes.Walk(func(ino uint64) error {
+		if ino == meta.RootIno {
+			return nil
+		}
+		return inval(ino)
+	})
+	return known, err
+}

@@ -1,0 +1,123 @@
+package fs
+
+import (
+	"encoding/binary"
+	"syscall"
+)
+
+// Opcodes of the FUSE protocol that the reading loop treats by itself.
+const (
+	opForget      = 2
+	opSetattr     = 4
+	opRead        = 15
+	opWrite       = 16
+	opRelease     = 18
+	opFsync       = 20
+	opFlush       = 25
+	opInit        = 26
+	opReleasedir  = 29
+	opFsyncdir    = 30
+	opInterrupt   = 36
+	opDestroy     = 38
+	opNotifyReply = 41
+	opBatchForget = 42
+	opSyncfs      = 50
+)
+
+// Codes of the notifications we write.
+const (
+	notifyInvalInode = 2
+	notifyResend     = 7 // kernel 6.9
+	notifyIncEpoch   = 8 // kernel 6.16
+)
+
+// uniqueResend is set by the kernel in the unique of a request that it sends
+// again. The reply must carry it; as a request number it does not count.
+const uniqueResend = 1 << 63
+
+const (
+	inHeaderSize  = 40
+	outHeaderSize = 16
+
+	// maxData is the largest payload of a READ or WRITE: 256 pages.
+	maxData = 1 << 20
+	// bufferSize holds the largest request or reply: the payload and less
+	// than a page of headers.
+	bufferSize = maxData + 4096
+)
+
+// message is one request as read from the device. Its accessors expect what
+// valid has checked.
+type message []byte
+
+// valid reports whether the message has a whole header and the length that the
+// header states.
+func (m message) valid() bool {
+	return len(m) >= inHeaderSize && int(binary.NativeEndian.Uint32(m)) == len(m)
+}
+
+func (m message) opcode() uint32 { return binary.NativeEndian.Uint32(m[4:]) }
+
+// unique is the request's number as received, the resend bit included.
+func (m message) unique() uint64 { return binary.NativeEndian.Uint64(m[8:]) }
+
+// number is the request's number without the resend bit.
+func (m message) number() uint64 { return m.unique() &^ uniqueResend }
+
+func (m message) node() uint64 { return binary.NativeEndian.Uint64(m[16:]) }
+
+// u32 reads a field of the body, 0 if the message is too short for it.
+func (m message) u32(off int) uint32 {
+	if len(m) < inHeaderSize+off+4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(m[inHeaderSize+off:])
+}
+
+func (m message) u64(off int) uint64 {
+	if len(m) < inHeaderSize+off+8 {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(m[inHeaderSize+off:])
+}
+
+// writeFlags returns the write_flags of a WRITE.
+func (m message) writeFlags() uint32 { return m.u32(20) }
+
+// wantsReply reports whether the kernel waits for an answer.
+func (m message) wantsReply() bool {
+	switch m.opcode() {
+	case opForget, opBatchForget, opInterrupt, opNotifyReply:
+		return false
+	}
+	return true
+}
+
+// forgets calls fn for each node of a FORGET or BATCH_FORGET.
+func (m message) forgets(fn func(node, n uint64)) {
+	switch m.opcode() {
+	case opForget:
+		fn(m.node(), m.u64(0))
+	case opBatchForget:
+		for i := range int(m.u32(0)) {
+			off := 8 + 16*i
+			if len(m) < inHeaderSize+off+16 {
+				return
+			}
+			fn(m.u64(off), m.u64(off+8))
+		}
+	}
+}
+
+// errorReply is the answer "failed with errno" (0 = done, nothing to tell).
+func errorReply(unique uint64, errno syscall.Errno) []byte {
+	b := make([]byte, outHeaderSize)
+	putOutHeader(b, outHeaderSize, -int32(errno), unique)
+	return b
+}
+
+func putOutHeader(b []byte, length int, status int32, unique uint64) {
+	binary.NativeEndian.PutUint32(b, uint32(length))
+	binary.NativeEndian.PutUint32(b[4:], uint32(status))
+	binary.NativeEndian.PutUint64(b[8:], unique)
+}

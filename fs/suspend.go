@@ -1,0 +1,86 @@
+package fs
+
+import (
+	"context"
+	"syscall"
+	"time"
+)
+
+// patience is how long Suspend waits for requests in flight before it answers
+// them itself: an invalidation waits, unkillably, for a READ to be answered.
+const patience = 2 * time.Second
+
+// Drained says what Suspend did.
+type Drained struct {
+	Nodes   int   // invalidated nodes
+	Writes  int   // requests by which the kernel wrote dirty pages back
+	Bytes   int64 // their data
+	Refused int   // such requests that came after the deadline; their data is lost
+	Overdue int   // requests in flight that were answered with the errno
+}
+
+// Suspend ends all access to the volume: applications get errno from now on
+// (0 = ServeConfig.Errno), dirty pages are written back while ctx lasts, and
+// the kernel gives up all it has cached. Afterwards nothing reads or writes the
+// volume any more; the caller commits and closes it and ends the process, and
+// until then every request is refused. It always completes; what was lost is
+// in the result.
+func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, error) {
+	s.suspendMu.Lock()
+	defer s.suspendMu.Unlock()
+	if errno == 0 {
+		errno = s.cfg.Errno
+	}
+	var d Drained
+
+	// 1. Applications are refused; what they have in flight is answered.
+	s.gate.set(gateDraining, errno)
+	d.Overdue += s.settle(ctx, false, errno)
+
+	// 2. The kernel writes back and lets go. This must not be stopped halfway,
+	// so it has no context; when ctx ends, the gate closes before it and
+	// makes it short.
+	type result struct {
+		nodes int
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := invalidateAll(context.Background(), s.fd, s.cfg.Nodes)
+		done <- result{n, err}
+	}()
+	var res result
+	select {
+	case res = <-done:
+	case <-ctx.Done():
+		s.gate.set(gateClosed, errno)
+		d.Overdue += s.settle(context.Background(), true, errno)
+		res = <-done
+	}
+	d.Nodes = res.nodes
+
+	// 3. Nothing is let through any more.
+	s.gate.set(gateClosed, errno)
+	d.Overdue += s.settle(context.Background(), true, errno)
+	d.Writes, d.Bytes, d.Refused = s.gate.counts()
+	s.finish(nil)
+	if res.err == errGone {
+		return d, nil
+	}
+	return d, res.err
+}
+
+// settle waits for the requests in flight (the applications' ones, or all) and
+// answers with errno those that take too long. It returns their number.
+func (s *Server) settle(ctx context.Context, all bool, errno syscall.Errno) int {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if s.gate.wait(ctx, all) {
+		return 0
+	}
+	late := s.gate.overdue(all)
+	for _, u := range late {
+		s.answer(errorReply(u, errno))
+	}
+	return len(late)
+}
