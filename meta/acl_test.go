@@ -231,3 +231,44 @@ func TestACL_Versions(t *testing.T) {
 		t.Errorf("empty list: %x, %v", got, err)
 	}
 }
+
+// An accepted ACL has one canonical form, and every operation on it gives
+// another valid one.
+func FuzzACL(f *testing.F) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for i := range 20 {
+		f.Add(randomACL(rnd, i%2 == 0), uint32(i)*0o123)
+	}
+	f.Fuzz(func(t *testing.T, b []byte, mode uint32) {
+		canonical, err := meta.CanonicalACL(b)
+		if err != nil {
+			if !errors.Is(err, meta.ErrInvalid) && !errors.Is(err, meta.ErrUnsupported) {
+				t.Fatalf("refused with %v", err)
+			}
+			return
+		}
+		if again, err := meta.CanonicalACL(canonical); err != nil || !bytes.Equal(again, canonical) {
+			t.Fatalf("%x became %x, then %x, %v", b, canonical, again, err)
+		}
+		if canonical == nil {
+			return
+		}
+		access, dflt, newMode, err := meta.InheritACL(canonical, mode, true)
+		if err != nil || newMode&^mode != 0 || !bytes.Equal(dflt, canonical) {
+			t.Fatalf("inherited mode %o of %o, %v", newMode, mode, err)
+		}
+		changed, err := meta.ChmodACL(canonical, newMode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if access != nil && !bytes.Equal(access, changed) {
+			// Inheriting may leave the group entry below a mask wider than it.
+			if m, _, err := meta.ACLToMode(access, newMode); err != nil || m != newMode {
+				t.Fatalf("inherited ACL shows as %o, the file has %o (%v)", m, newMode, err)
+			}
+		}
+		if m, _, err := meta.ACLToMode(changed, newMode); err != nil || m != newMode {
+			t.Fatalf("after chmod %o the ACL shows as %o, %v", newMode, m, err)
+		}
+	})
+}
