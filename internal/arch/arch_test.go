@@ -33,7 +33,7 @@ var mayImport = []allowance{
 	{"store", nil, "bytes by name: it must not know what they mean, so that another store can take its place"},
 	{"meta", []string{"crypto", "store"}, "the volume is tested without a mount, a daemon or a key source"},
 	{"fs", []string{"meta"}, "turns requests into calls of the volume; whatever else it needs it asks for by an interface of its own"},
-	{"hsm", nil, "key sources are told apart by their results, not by who asks"},
+	{"hsm", []string{"crypto"}, "key sources are told apart by their results, not by who asks; the platform key seals with crypto"},
 	{"keyagent", []string{"hsm", "crypto"}, "sees keys of accounts and volumes, never a volume's directory"},
 	{"account", []string{"hsm", "crypto"}, "records and the lease are decided without a process or a mount"},
 	{"worker", []string{"fs", "meta", "store", "crypto"}, "holds one volume's key: nothing here may reach a network or a key source"},

@@ -1,0 +1,157 @@
+package pkcs11
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"cmkfs/hsm"
+)
+
+// module is the turn of whoever has a PKCS#11 library loaded. C_Initialize and
+// C_Finalize act on the whole process, so there is one turn for all libraries.
+var module = make(chan struct{}, 1)
+
+// session is a library, loaded and initialised, with a session open on the
+// token of a URI. It has the turn until close.
+type session struct {
+	uri    URI
+	ctx    *p11.Ctx
+	handle p11.SessionHandle
+	token  p11.TokenInfo
+	slot   uint
+}
+
+// connect loads the library and opens a session on the token, without login.
+func connect(ctx context.Context, op string, u URI) (*session, error) {
+	fail := func(k hsm.Kind, reason, message string, err error) error {
+		return &hsm.Error{Op: op, KeyID: u.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
+	}
+	select {
+	case module <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fail(hsm.KindUnreachable, "Deadline", "The PKCS#11 library was busy for too long", ctx.Err())
+	}
+	s := &session{uri: u}
+	if err := s.open(ctx, op, fail); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, string, string, error) error) error {
+	if err := ctx.Err(); err != nil {
+		return fail(hsm.KindUnreachable, "Deadline", "The key operation was given up", err)
+	}
+	if _, err := os.Stat(s.uri.ModulePath); err != nil {
+		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", "The PKCS#11 library does not exist or cannot be read", err)
+	}
+	if s.ctx = p11.New(s.uri.ModulePath); s.ctx == nil {
+		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", "The PKCS#11 library cannot be loaded: "+s.uri.ModulePath, nil)
+	}
+	if err := s.ctx.Initialize(); err != nil {
+		s.ctx.Destroy()
+		s.ctx = nil
+		return classify(op, s.uri.KeyID(), err)
+	}
+	slots, err := s.ctx.GetSlotList(true)
+	if err != nil {
+		return classify(op, s.uri.KeyID(), err)
+	}
+	found := 0
+	var failed error // of a slot that did not answer, which may be the one
+	for _, slot := range slots {
+		if s.uri.SlotID != nil && *s.uri.SlotID != slot {
+			continue
+		}
+		info, err := s.ctx.GetTokenInfo(slot)
+		if err != nil {
+			failed = err
+			continue
+		}
+		if info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 || !s.uri.matches(info) {
+			continue
+		}
+		found++
+		s.slot, s.token = slot, info
+	}
+	switch {
+	case found == 0:
+		return fail(hsm.KindUnreachable, "TokenAbsent", "No PKCS#11 token matches the URI, or it was removed", failed)
+	case found > 1:
+		return fail(hsm.KindMisconfigured, "AmbiguousToken", "More than one PKCS#11 token matches the URI: add serial=", nil)
+	}
+	if s.handle, err = s.ctx.OpenSession(s.slot, p11.CKF_SERIAL_SESSION); err != nil {
+		return classify(op, s.uri.KeyID(), err)
+	}
+	return nil
+}
+
+// close logs out, unloads the library and gives the turn back. Finalising ends
+// the sessions; errors of it do not matter, since nothing of it is used again.
+func (s *session) close() {
+	if s.ctx != nil {
+		_ = s.ctx.Finalize()
+		s.ctx.Destroy()
+	}
+	<-module
+}
+
+// matches compares the URI with what the token says of itself, which is padded
+// with blanks.
+func (u URI) matches(t p11.TokenInfo) bool {
+	for _, c := range []struct{ want, have string }{
+		{u.Token, t.Label}, {u.Serial, t.SerialNumber}, {u.Manufacturer, t.ManufacturerID}, {u.Model, t.Model},
+	} {
+		if c.want != "" && c.want != trim(c.have) {
+			return false
+		}
+	}
+	return true
+}
+
+// login reads the PIN and logs in, unless the token has refused that PIN before.
+func (s *session) login(op, stateDir string) error {
+	fail := func(k hsm.Kind, reason, message string, err error) error {
+		return &hsm.Error{Op: op, KeyID: s.uri.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
+	}
+	if s.token.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
+		return nil
+	}
+	if s.uri.PINFile == "" {
+		return fail(hsm.KindMisconfigured, "PINSource", "The PKCS#11 token requires a PIN: add pin-source=file:/path to the URI", nil)
+	}
+	content, err := os.ReadFile(s.uri.PINFile)
+	if err != nil {
+		return fail(hsm.KindMisconfigured, "PINSource", "The PIN file cannot be read", err)
+	}
+	defer clear(content)
+	guard := newPINGuard(stateDir, s.uri.ModulePath, s.token.Label, s.token.SerialNumber)
+	switch refused, err := guard.refused(content); {
+	case err != nil:
+		return fail(hsm.KindUnreachable, "PINGuard", "It is not known whether the token has refused this PIN before, so it is not tried", err)
+	case refused:
+		return fail(hsm.KindDenied, "CKR_PIN_INCORRECT", msgPINRefused, nil)
+	case s.token.Flags&p11.CKF_USER_PIN_LOCKED != 0:
+		return fail(hsm.KindDenied, "CKR_PIN_LOCKED", classes[p11.CKR_PIN_LOCKED].message, nil)
+	case s.token.Flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
+		return fail(hsm.KindDenied, "PINFinalTry", "One more wrong PIN would lock the PKCS#11 token, so none is tried: log in once with the token's own tool", nil)
+	}
+	err = s.ctx.Login(s.handle, p11.CKU_USER, strings.TrimRight(string(content), "\r\n"))
+	switch {
+	case err == nil, is(err, p11.CKR_USER_ALREADY_LOGGED_IN):
+		return nil
+	case is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE):
+		e := classify("login", s.uri.KeyID(), err)
+		if err := guard.refuse(content); err != nil {
+			e.Err = fmt.Errorf("%w (remembered in memory only: %w)", e.Err, err)
+		}
+		return e
+	default:
+		return classify("login", s.uri.KeyID(), err)
+	}
+}
