@@ -8,6 +8,7 @@ import (
 // What a lookup or a change of the state directory fails with, wrapped in a
 // sentence that names the account or volume.
 var (
+	ErrInvalid     = errors.New("invalid setting")
 	ErrNotFound    = errors.New("not found")
 	ErrExist       = errors.New("already exists")
 	ErrNotEmpty    = errors.New("still has volumes")

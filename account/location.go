@@ -1,9 +1,6 @@
 package account
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
 // DefaultLocation is the location of an account created without one.
 const DefaultLocation = "westeurope"
@@ -64,7 +61,7 @@ var locations = map[string]bool{
 func NormalizeLocation(s string) (string, error) {
 	n := strings.ToLower(strings.ReplaceAll(s, " ", ""))
 	if !locations[n] {
-		return "", fmt.Errorf("%q is not a location in which customer-managed keys are supported (try %q)", s, "West Europe")
+		return "", failf(ErrInvalid, "%q is not a location in which customer-managed keys are supported (try %q)", s, "West Europe")
 	}
 	return n, nil
 }

@@ -2,7 +2,6 @@ package account
 
 import (
 	"encoding/json"
-	"fmt"
 	"regexp"
 	"time"
 )
@@ -76,15 +75,15 @@ func DefaultPolicy() Policy {
 func (p Policy) Validate() error {
 	switch {
 	case p.CheckInterval <= 0 || p.CheckIntervalUnhealthy <= 0:
-		return fmt.Errorf("the check intervals must be longer than 0 (have %s and %s)", p.CheckInterval, p.CheckIntervalUnhealthy)
+		return failf(ErrInvalid, "the check intervals must be longer than 0 (have %s and %s)", p.CheckInterval, p.CheckIntervalUnhealthy)
 	case p.OutageGrace <= p.CheckInterval:
-		return fmt.Errorf("the outage grace (%s) must be longer than the check interval (%s), or the lease would run out between two checks", p.OutageGrace, p.CheckInterval)
+		return failf(ErrInvalid, "the outage grace (%s) must be longer than the check interval (%s), or the lease would run out between two checks", p.OutageGrace, p.CheckInterval)
 	case p.Recovery != RecoveryManual && p.Recovery != RecoveryAutomatic:
-		return fmt.Errorf("recovery is manual or automatic, not %q", p.Recovery)
+		return failf(ErrInvalid, "recovery is manual or automatic, not %q", p.Recovery)
 	case p.OnSuspend != OnSuspendError && p.OnSuspend != OnSuspendBlock:
-		return fmt.Errorf("on-suspend is error or block, not %q", p.OnSuspend)
+		return failf(ErrInvalid, "on-suspend is error or block, not %q", p.OnSuspend)
 	case p.SuspendErrno != "ENOKEY" && p.SuspendErrno != "EIO":
-		return fmt.Errorf("suspend-errno is ENOKEY or EIO, not %q", p.SuspendErrno)
+		return failf(ErrInvalid, "suspend-errno is ENOKEY or EIO, not %q", p.SuspendErrno)
 	}
 	return nil
 }

@@ -71,6 +71,8 @@ func ErrorOf(err error) *Error {
 		keyErr *hsm.Error
 		name   *account.NameError
 		ver    *account.VersionError
+
+		suspended *account.SuspendedError
 	)
 	if errors.As(err, &apiErr) {
 		return &Error{Code: apiErr.Code, Message: err.Error(), Reason: apiErr.Reason, err: err}
@@ -79,7 +81,7 @@ func ErrorOf(err error) *Error {
 	switch {
 	case errors.As(err, &keyErr):
 		e.Code, e.Reason = Code(keyErr.Kind), keyErr.Reason
-	case errors.As(err, &name), errors.Is(err, account.ErrVaultURI), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
+	case errors.As(err, &name), errors.Is(err, account.ErrInvalid), errors.Is(err, account.ErrVaultURI), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
 		e.Code = CodeInvalid
 	case errors.As(err, &ver):
 		e.Code = CodeVersion
@@ -87,7 +89,9 @@ func ErrorOf(err error) *Error {
 		e.Code = CodeNotFound
 	case errors.Is(err, account.ErrExist):
 		e.Code = CodeExists
-	case errors.Is(err, account.ErrNotEmpty), errors.Is(err, account.ErrDaemonRuns):
+	case errors.As(err, &suspended):
+		e.Code = CodeSuspended
+	case errors.Is(err, account.ErrRekey), errors.Is(err, account.ErrNotEmpty), errors.Is(err, account.ErrDaemonRuns):
 		e.Code = CodeBusy
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Code = CodeUnreachable

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"cmkfs/account"
-	"cmkfs/hsm"
 )
 
 // The routes. {a} is an account and {v} a volume name.
@@ -86,13 +85,7 @@ type CreateAccount struct {
 
 // UpdateAccount changes an account; what is nil stays as it is. A key that is
 // set is examined first, and a failure changes nothing.
-type UpdateAccount struct {
-	Location *string           `json:"location,omitempty"`
-	Tags     map[string]string `json:"tags,omitempty"`
-	Identity *account.Identity `json:"identity,omitempty"`
-	Key      *hsm.Config       `json:"key,omitempty"`
-	Policy   *account.Policy   `json:"policy,omitempty"`
-}
+type UpdateAccount = account.Change
 
 // CreateVolume asks for a new, empty volume.
 type CreateVolume struct {

@@ -1,0 +1,254 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"cmkfs/hsm"
+
+	"github.com/google/uuid"
+)
+
+// KeyAgent is what making and changing an account needs of the key agent.
+type KeyAgent interface {
+	// Examine says whether a key can serve as customer-managed key.
+	Examine(ctx context.Context, key hsm.Config) (hsm.Info, error)
+	// NewAEK makes an account encryption key and wraps it.
+	NewAEK(ctx context.Context, key hsm.Config, aekID string) (hsm.Wrapped, []byte, error)
+	// Check decrypts a wrapped account encryption key.
+	Check(ctx context.Context, k AEKRecord) (hsm.Info, error)
+}
+
+// ErrRekey: the account's key cannot be replaced while volumes need it.
+var ErrRekey = errors.New("volumes need the present key")
+
+// Change is what an account update asks for; what is nil stays.
+type Change struct {
+	Location *string           `json:"location,omitempty"`
+	Tags     map[string]string `json:"tags,omitempty"` // replaces all
+	Identity *Identity         `json:"identity,omitempty"`
+	Key      *hsm.Config       `json:"key,omitempty"`
+	Policy   *PolicyChange     `json:"policy,omitempty"`
+}
+
+// PolicyChange changes a policy; what is zero stays.
+type PolicyChange struct {
+	CheckInterval          Duration `json:"checkInterval,omitzero"`
+	CheckIntervalUnhealthy Duration `json:"checkIntervalUnhealthy,omitzero"`
+	OutageGrace            Duration `json:"outageGrace,omitzero"`
+	Recovery               string   `json:"recovery,omitempty"`
+	OnSuspend              string   `json:"onSuspend,omitempty"`
+	SuspendErrno           string   `json:"suspendErrno,omitempty"`
+}
+
+func set[T comparable](to *T, from T) {
+	var zero T
+	if from != zero {
+		*to = from
+	}
+}
+
+// Apply returns the changed policy.
+func (c PolicyChange) Apply(p Policy) Policy {
+	set(&p.CheckInterval, c.CheckInterval)
+	set(&p.CheckIntervalUnhealthy, c.CheckIntervalUnhealthy)
+	set(&p.OutageGrace, c.OutageGrace)
+	set(&p.Recovery, c.Recovery)
+	set(&p.OnSuspend, c.OnSuspend)
+	set(&p.SuspendErrno, c.SuspendErrno)
+	return p
+}
+
+// New makes the record of an account whose volumes are platform-managed. It
+// stores nothing.
+func New(ctx context.Context, name, location string, tags map[string]string, platform hsm.Config, agent KeyAgent) (*Account, error) {
+	if err := CheckName("account", name); err != nil {
+		return nil, err
+	}
+	if location == "" {
+		location = DefaultLocation
+	}
+	location, err := NormalizeLocation(location)
+	if err != nil {
+		return nil, err
+	}
+	k, err := newAEK(ctx, platform, agent)
+	if err != nil {
+		return nil, err
+	}
+	return &Account{
+		Version: FormatVersion, ID: uuid.NewString(), Name: name, Location: location, Tags: tags,
+		Created: time.Now().UTC().Truncate(time.Second), Identity: Identity{Type: IdentityNone},
+		AEKs: []AEKRecord{k}, Policy: DefaultPolicy(),
+	}, nil
+}
+
+func newAEK(ctx context.Context, key hsm.Config, agent KeyAgent) (AEKRecord, error) {
+	info, err := agent.Examine(ctx, key)
+	if err != nil {
+		return AEKRecord{}, err
+	}
+	k := AEKRecord{ID: uuid.NewString(), Source: key.Source, Key: key, KeyInfo: info, Created: time.Now().UTC().Truncate(time.Second)}
+	k.Wrapped, k.Commitment, err = agent.NewAEK(ctx, key, k.ID)
+	return k, err
+}
+
+// Changed returns the account with the change made. It stores nothing and
+// leaves a as it is. Every key that it names was really asked. used says
+// whether a volume needs an account encryption key.
+func (a *Account) Changed(ctx context.Context, c Change, used func(aekID string) (bool, error), agent KeyAgent) (*Account, error) {
+	b := *a
+	b.AEKs, b.Tags = slices.Clone(a.AEKs), maps.Clone(a.Tags)
+	if c.Location != nil {
+		l, err := NormalizeLocation(*c.Location)
+		if err != nil {
+			return nil, err
+		}
+		b.Location = l
+	}
+	if c.Tags != nil {
+		b.Tags = c.Tags
+	}
+	if c.Policy != nil {
+		b.Policy = c.Policy.Apply(b.Policy)
+		if err := b.Policy.Validate(); err != nil {
+			return nil, err
+		}
+	}
+	if c.Identity != nil {
+		if err := c.Identity.validate(); err != nil {
+			return nil, err
+		}
+		b.Identity = *c.Identity
+	}
+	key := c.Key
+	if current := b.AEKFor(hsm.SourceKeyVault); key == nil && c.Identity != nil && current != nil {
+		key = &current.Key // the same key, asked as somebody else
+	}
+	if key != nil {
+		if err := b.setKey(ctx, *key, used, agent); err != nil {
+			return nil, err
+		}
+	}
+	return &b, nil
+}
+
+func (i Identity) validate() error {
+	switch i.Type {
+	case IdentityNone, IdentitySystemAssigned:
+		if i.UserAssignedIdentity != "" {
+			return failf(ErrInvalid, "a user-assigned identity needs the identity type UserAssigned")
+		}
+	case IdentityUserAssigned:
+		if i.UserAssignedIdentity == "" {
+			return failf(ErrInvalid, "the identity type UserAssigned needs a user-assigned identity")
+		}
+	default:
+		return failf(ErrInvalid, "the identity type is SystemAssigned or UserAssigned, not %q", i.Type)
+	}
+	return nil
+}
+
+// setKey makes key the one that wraps the account encryption key.
+func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) (bool, error), agent KeyAgent) error {
+	if key.Source == hsm.SourcePlatform {
+		return a.dropCustomerKeys(used)
+	}
+	if key.Azure != nil {
+		if a.Identity.Type == IdentityNone {
+			a.Identity.Type = IdentitySystemAssigned
+		}
+		azure := *key.Azure
+		azure.IdentityType, azure.UserAssignedIdentity, azure.FederatedClientID = a.Identity.Type, a.Identity.UserAssignedIdentity, a.Identity.FederatedClientID
+		key.Azure = &azure
+	}
+	old := a.Current()
+	if old.Source == hsm.SourcePlatform {
+		old = nil
+	}
+	if old != nil && perhapsSameKey(old.Key, key) {
+		same := *old
+		same.Key = key
+		info, err := agent.Check(ctx, same)
+		if err == nil {
+			same.KeyInfo = info
+			*old = same
+			return a.checkRegion(info)
+		}
+		if key.PKCS11 == nil || *key.PKCS11 == *old.Key.PKCS11 {
+			return err
+		}
+	}
+	if old != nil {
+		inUse, err := used(old.ID)
+		if err != nil {
+			return err
+		}
+		if inUse {
+			return failf(ErrRekey, "account %s has volumes encrypted with its present key %s: it cannot be replaced by another key", a.Name, old.Wrapped.KeyID)
+		}
+	}
+	k, err := newAEK(ctx, key, agent)
+	if err != nil {
+		return err
+	}
+	if err := a.checkRegion(k.KeyInfo); err != nil {
+		return err
+	}
+	if old != nil {
+		*old = k // no volume needs the old one
+	} else {
+		a.AEKs = append(a.AEKs, k)
+	}
+	return nil
+}
+
+// dropCustomerKeys goes back to the platform-managed key, which is only
+// possible while no volume is under the customer's.
+func (a *Account) dropCustomerKeys(used func(string) (bool, error)) error {
+	var keep []AEKRecord
+	for _, k := range a.AEKs {
+		if k.Source == hsm.SourcePlatform {
+			keep = append(keep, k)
+			continue
+		}
+		inUse, err := used(k.ID)
+		if err != nil {
+			return err
+		}
+		if inUse {
+			return failf(ErrRekey, "account %s has volumes encrypted with its key %s: it cannot go back to a platform-managed key", a.Name, k.Wrapped.KeyID)
+		}
+	}
+	a.AEKs = keep
+	return nil
+}
+
+// perhapsSameKey reports whether two configurations may mean one key. A vault's
+// key is named exactly; a token's can be written in many ways, so only a
+// decryption tells.
+func perhapsSameKey(a, b hsm.Config) bool {
+	if a.Source != b.Source {
+		return false
+	}
+	if a.Azure != nil && b.Azure != nil {
+		return a.Azure.VaultURI == b.Azure.VaultURI && a.Azure.KeyName == b.Azure.KeyName && a.Azure.KeyVersion == b.Azure.KeyVersion
+	}
+	return a.PKCS11 != nil && b.PKCS11 != nil
+}
+
+// checkRegion refuses a vault that says it is in another region.
+func (a *Account) checkRegion(info hsm.Info) error {
+	if info.Region == "" {
+		return nil
+	}
+	if r, err := NormalizeLocation(info.Region); err == nil && r != a.Location {
+		return &hsm.Error{Op: "get", KeyID: info.KeyID, Kind: hsm.KindMisconfigured, Reason: "RegionMismatch",
+			Message: fmt.Sprintf("Account must be in the same region as the Vault: the account is in %s, the vault in %s", a.Location, r)}
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package account
+
+import "cmkfs/hsm"
+
+// View is an account as it is shown, with the field names that az netappfiles
+// account show has.
+type View struct {
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Location   string            `json:"location"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	Identity   IdentityView      `json:"identity"`
+	Encryption EncryptionView    `json:"encryption"`
+	Policy     Policy            `json:"policy"`
+}
+
+// IdentityView is who the account is.
+type IdentityView struct {
+	Type                   string              `json:"type"`
+	PrincipalID            string              `json:"principalId,omitempty"`
+	UserAssignedIdentities map[string]struct{} `json:"userAssignedIdentities,omitempty"`
+}
+
+// EncryptionView is which key guards the account.
+type EncryptionView struct {
+	KeySource          string              `json:"keySource"`
+	KeyID              string              `json:"keyId"` // the exact key that unwraps
+	KeyVaultProperties *KeyVaultProperties `json:"keyVaultProperties,omitempty"`
+	PKCS11Properties   *PKCS11Properties   `json:"pkcs11Properties,omitempty"`
+	Identity           *EncryptionIdentity `json:"identity,omitempty"`
+}
+
+// KeyVaultProperties names the key in its vault.
+type KeyVaultProperties struct {
+	KeyVaultURI        string `json:"keyVaultUri"`
+	KeyName            string `json:"keyName"`
+	KeyVersion         string `json:"keyVersion"`
+	KeyVaultResourceID string `json:"keyVaultResourceId,omitempty"`
+	Status             string `json:"status"` // Created, InUse, Error
+}
+
+// PKCS11Properties names the key on its token.
+type PKCS11Properties struct {
+	URI    string `json:"uri"` // with the place of its PIN, never the PIN
+	Status string `json:"status"`
+}
+
+// EncryptionIdentity is who asks the vault.
+type EncryptionIdentity struct {
+	PrincipalID          string `json:"principalId,omitempty"`
+	UserAssignedIdentity string `json:"userAssignedIdentity,omitempty"`
+}
+
+// The status of a key as the service names it.
+const (
+	KeyStatusCreated = "Created" // no volume uses it
+	KeyStatusInUse   = "InUse"
+	KeyStatusError   = "Error" // the account is suspended because of it
+)
+
+// View returns what account show prints. inUse says whether volumes use the
+// account's key; failing whether the lease is suspended because of it.
+func (a *Account) View(inUse, failing bool) View {
+	status := KeyStatusCreated
+	switch {
+	case failing:
+		status = KeyStatusError
+	case inUse:
+		status = KeyStatusInUse
+	}
+	v := View{
+		ID: a.ID, Name: a.Name, Location: a.Location, Tags: a.Tags, Policy: a.Policy,
+		Identity:   IdentityView{Type: a.Identity.Type},
+		Encryption: EncryptionView{KeySource: a.KeySource()},
+	}
+	if user := a.Identity.UserAssignedIdentity; user != "" {
+		v.Identity.UserAssignedIdentities = map[string]struct{}{user: {}}
+	} else {
+		v.Identity.PrincipalID = a.Identity.PrincipalID
+	}
+	k := a.Current()
+	if k == nil {
+		return v
+	}
+	v.Encryption.KeyID = k.Wrapped.KeyID
+	switch k.Source {
+	case hsm.SourceKeyVault:
+		version := k.Key.Azure.KeyVersion
+		if _, _, pinned, err := ParseKeyURI(k.Wrapped.KeyID); err == nil {
+			version = pinned
+		}
+		v.Encryption.KeyVaultProperties = &KeyVaultProperties{
+			KeyVaultURI: k.Key.Azure.VaultURI, KeyName: k.Key.Azure.KeyName, KeyVersion: version,
+			KeyVaultResourceID: k.Key.Azure.KeyVaultResourceID, Status: status,
+		}
+		v.Encryption.Identity = &EncryptionIdentity{PrincipalID: a.Identity.PrincipalID, UserAssignedIdentity: a.Identity.UserAssignedIdentity}
+	case hsm.SourcePKCS11:
+		v.Encryption.PKCS11Properties = &PKCS11Properties{URI: k.Key.PKCS11.URI, Status: status}
+	}
+	return v
+}
