@@ -1,0 +1,298 @@
+package meta
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"cmkfs/crypto"
+)
+
+// index is the state as of the last checkpoint, in bbolt: a bucket per table,
+// keys as in key.bytes, values sealed with table and key as associated data.
+//
+// bbolt has no page checksums: a damaged file makes it return other data, crash
+// or hang. Every value is therefore authenticated, opening and reading run
+// under a recover, and a hang or crash ends only this volume's worker.
+type index struct {
+	db     *bbolt.DB
+	box    *crypto.Box
+	hasher *crypto.SetHasher
+}
+
+const (
+	indexName = "index.db"
+	indexTemp = "index.db.new"
+)
+
+var bucketNames = func() (b [tableMax + 1][]byte) {
+	for t := tableInode; t <= tableMax; t++ {
+		b[t] = []byte(tableNames[t])
+	}
+	return
+}()
+
+var bucketSummary = []byte("summary")
+var keySummary = []byte("summary")
+
+func indexOptions() *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:         5 * time.Second,
+		PageSize:        pageSize,
+		InitialMmapSize: 1 << 30, // address space only: growth remaps under a lock that stalls readers
+		FreelistType:    bbolt.FreelistMapType,
+	}
+}
+
+// guard turns bbolt's panics and faults on a damaged file into an error.
+func guard(where string, err *error) {
+	if r := recover(); r != nil {
+		*err = &CorruptError{Where: indexName, Err: fmt.Errorf("%s: %v", where, r)}
+	}
+}
+
+// createIndex makes the database under a temporary name; the caller renames it.
+func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) error) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := bbolt.Open(path, 0o600, indexOptions())
+	if err != nil {
+		return err
+	}
+	x := &index{db: db, box: keys.index, hasher: keys.hasher}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for t := tableInode; t <= tableMax; t++ {
+			if _, err := tx.CreateBucket(bucketNames[t]); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.CreateBucket(bucketSummary); err != nil {
+			return err
+		}
+		return first(tx, x)
+	})
+	return errors.Join(err, db.Close())
+}
+
+func openIndex(path string, keys *volumeKeys) (x *index, err error) {
+	defer guard("open", &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if _, err := os.Stat(path); err != nil {
+		return nil, &CorruptError{Where: indexName, Err: err} // bbolt would create it
+	}
+	db, err := bbolt.Open(path, 0o600, indexOptions())
+	if err != nil {
+		return nil, &CorruptError{Where: indexName, Err: err}
+	}
+	x = &index{db: db, box: keys.index, hasher: keys.hasher}
+	err = db.View(func(tx *bbolt.Tx) error {
+		for t := tableInode; t <= tableMax; t++ {
+			if tx.Bucket(bucketNames[t]) == nil {
+				return &CorruptError{Where: indexName, Err: fmt.Errorf("bucket %s is missing", tableNames[t])}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return x, nil
+}
+
+func (x *index) close() (err error) {
+	defer guard("close", &err)
+	return x.db.Close()
+}
+
+// indexAD binds a value to its place.
+func indexAD(k key) []byte {
+	b := k.bytes()
+	return append([]byte{'i', byte(k.t)}, b[:]...)
+}
+
+func (x *index) unseal(k key, sealed []byte) ([]byte, error) {
+	val, err := x.box.Open(nil, sealed, indexAD(k))
+	if err != nil {
+		return nil, &CorruptError{Where: indexName + ": " + k.String(), Err: err}
+	}
+	if val == nil {
+		val = []byte{}
+	}
+	return val, nil
+}
+
+// get returns the value of a key in memory of its own, nil if there is none.
+func (x *index) get(k key) (val []byte, err error) {
+	defer guard("get", &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	err = x.db.View(func(tx *bbolt.Tx) error {
+		kb := k.bytes()
+		sealed := tx.Bucket(bucketNames[k.t]).Get(kb[:])
+		if sealed == nil {
+			return nil
+		}
+		val, err = x.unseal(k, sealed)
+		return err
+	})
+	return val, err
+}
+
+// scan runs fn with an iterator over the values of one table.
+func (x *index) scan(from key, fn func(*indexIter) error) (err error) {
+	defer guard("scan", &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return x.db.View(func(tx *bbolt.Tx) error {
+		return fn(&indexIter{x: x, c: tx.Bucket(bucketNames[from.t]).Cursor()})
+	})
+}
+
+// indexIter walks the index within (from.t, from.a), or a whole table with
+// seekTable. It lives as long as the transaction of scan.
+type indexIter struct {
+	x      *index
+	c      *bbolt.Cursor
+	key    key
+	sealed []byte
+	ok     bool
+}
+
+func (i *indexIter) set(t table, k, v []byte) error {
+	i.ok = false
+	if k == nil {
+		return nil
+	}
+	next := key{}
+	if len(k) != 16 {
+		return &CorruptError{Where: indexName + ": " + tableNames[t], Err: errShort}
+	}
+	next = keyFromBytes(t, k)
+	i.key, i.sealed, i.ok = next, v, true
+	return nil
+}
+
+func (i *indexIter) seek(from key) error {
+	kb := from.bytes()
+	k, v := i.c.Seek(kb[:])
+	if err := i.set(from.t, k, v); err != nil {
+		return err
+	}
+	i.ok = i.ok && i.key.a == from.a
+	return nil
+}
+
+func (i *indexIter) next(from key) {
+	last := i.key
+	k, v := i.c.Next()
+	if err := i.set(from.t, k, v); err != nil {
+		panic(err) // ends in guard as a CorruptError
+	}
+	if i.ok && !last.less(i.key) {
+		panic("keys are out of order") // a damaged page can make a cursor run in circles
+	}
+	i.ok = i.ok && i.key.a == from.a
+}
+
+func (i *indexIter) value() ([]byte, error) { return i.x.unseal(i.key, i.sealed) }
+
+// element is what a stored value contributes to the volume's set hash.
+func (x *index) element(k key, sealed []byte) crypto.SetHash {
+	kb := k.bytes()
+	return x.hasher.Element(byte(k.t), kb[:], sealed)
+}
+
+// put writes one value inside a checkpoint and keeps the set hash.
+func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) error {
+	kb := k.bytes()
+	old := b.Get(kb[:])
+	if old != nil {
+		sum.Sub(x.element(k, old))
+	}
+	if val == nil {
+		if old == nil {
+			return nil
+		}
+		return b.Delete(kb[:])
+	}
+	sealed := x.box.Seal(nil, val, indexAD(k))
+	sum.Add(x.element(k, sealed))
+	return b.Put(kb[:], sealed)
+}
+
+// commit writes an overlay and the summary in one transaction. On error the
+// database is as before.
+func (x *index) commit(o *overlay, s *summary) (err error) {
+	defer guard("checkpoint", &err)
+	return x.db.Update(func(tx *bbolt.Tx) error {
+		if err := x.write(tx, o, s); err != nil {
+			return err
+		}
+		return x.putSummary(tx, s)
+	})
+}
+
+func (x *index) write(tx *bbolt.Tx, o *overlay, s *summary) error {
+	var failed error
+	var b *bbolt.Bucket
+	t := table(0)
+	o.tree.Scan(func(it item) bool {
+		if it.key.t != t {
+			t = it.key.t
+			b = tx.Bucket(bucketNames[t])
+			b.FillPercent = 0.8 // mostly ascending keys
+		}
+		failed = x.put(b, it.key, it.val, &s.setHash)
+		return failed == nil
+	})
+	return failed
+}
+
+func (x *index) putSummary(tx *bbolt.Tx, s *summary) error {
+	return tx.Bucket(bucketSummary).Put(keySummary, x.box.Seal(nil, s.marshal(), keySummary))
+}
+
+func (x *index) summary() (s *summary, err error) {
+	defer guard("summary", &err)
+	err = x.db.View(func(tx *bbolt.Tx) error {
+		sealed := tx.Bucket(bucketSummary).Get(keySummary)
+		plain, err := x.box.Open(nil, bytes.Clone(sealed), keySummary)
+		if err != nil {
+			return &CorruptError{Where: indexName + ": summary", Err: err}
+		}
+		s, err = unmarshalSummary(plain)
+		if err != nil {
+			return &CorruptError{Where: indexName + ": summary", Err: err}
+		}
+		return nil
+	})
+	return s, err
+}
+
+// forEach calls fn for every stored value of a table, sealed, in key order.
+func (x *index) forEach(t table, fn func(k key, sealed []byte) error) (err error) {
+	defer guard("walk", &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return x.db.View(func(tx *bbolt.Tx) error {
+		it := &indexIter{x: x, c: tx.Bucket(bucketNames[t]).Cursor()}
+		k, v := it.c.First()
+		for last := (key{}); k != nil; k, v = it.c.Next() {
+			if err := it.set(t, k, v); err != nil {
+				return err
+			}
+			if last.t != 0 && !last.less(it.key) {
+				return &CorruptError{Where: indexName + ": " + tableNames[t], Err: errors.New("keys are out of order")}
+			}
+			last = it.key
+			if err := fn(it.key, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
