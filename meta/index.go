@@ -212,7 +212,7 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 	kb := k.bytes()
 	old := b.Get(kb[:])
 	if old != nil {
-		sum.Sub(x.element(k, old))
+		*sum = sum.Sub(x.element(k, old))
 	}
 	if val == nil {
 		if old == nil {
@@ -221,7 +221,7 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 		return b.Delete(kb[:])
 	}
 	sealed := x.box.Seal(nil, val, indexAD(k))
-	sum.Add(x.element(k, sealed))
+	*sum = sum.Add(x.element(k, sealed))
 	return b.Put(kb[:], sealed)
 }
 

@@ -109,3 +109,16 @@ func (o *overlay) scan(from key, fn func(item) bool) {
 		return fn(it)
 	})
 }
+
+// encodeCount and decodeCount are the values of the tables that count.
+func encodeCount(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
+
+func decodeCount(k key, val []byte) (uint64, error) {
+	if val == nil {
+		return 0, nil
+	}
+	if len(val) != 8 {
+		return 0, &CorruptError{Where: k.String(), Err: errShort}
+	}
+	return binary.LittleEndian.Uint64(val), nil
+}

@@ -1,0 +1,107 @@
+package meta
+
+import "time"
+
+const (
+	// initialSlots is how many journal files a volume is created with.
+	initialSlots = 4
+	// busySlots is how many may be in use before operations wait for a
+	// checkpoint; the rest is for the checkpoint's own operations.
+	busySlots = 3
+	// hostReserve is the space the host file system must have left, in bytes,
+	// before an operation that needs more space is admitted: what a checkpoint
+	// of everything in the journal, deletions above all, may take.
+	hostReserve = 48 << 20
+	// freeInterval bounds the age of what is known about the host's free space.
+	freeInterval = 5 * time.Millisecond
+)
+
+// admit holds an operation back while the journal is nearly full, before it
+// has taken any lock. One that needs space, grow bytes of it, is refused with
+// ErrNoSpace when the host has too little left; those that free space are not,
+// so that a full volume can be emptied.
+func (v *Volume) admit(grow int) error {
+	if err := v.stopped(); err != nil {
+		return err
+	}
+	if grow > 0 {
+		if err := v.hasRoom(int64(grow)); err != nil {
+			return err
+		}
+	}
+	if v.journal.used() < busySlots {
+		return nil
+	}
+	a := &v.admission
+	a.Lock()
+	defer a.Unlock()
+	for v.journal.used() >= busySlots {
+		if err := v.stopped(); err != nil {
+			return err
+		}
+		if a.full {
+			// The checkpoint waits for space: what frees some must go on, into
+			// the slots kept for it.
+			if grow > 0 {
+				return ErrNoSpace
+			}
+			return nil
+		}
+		v.wake()
+		a.cond.Wait()
+	}
+	return nil
+}
+
+// hasRoom refuses an operation the host has no space for.
+func (v *Volume) hasRoom(grow int64) error {
+	a := &v.admission
+	a.Lock()
+	defer a.Unlock()
+	if now := time.Now(); now.Sub(a.checked) > freeInterval {
+		free, err := v.st.Free()
+		if err != nil {
+			return err
+		}
+		a.free, a.checked = free, now
+	}
+	if a.full || a.free < hostReserve+grow {
+		return ErrNoSpace
+	}
+	a.free -= grow
+	return nil
+}
+
+// hostFull reports whether the last checkpoint found no space.
+func (v *Volume) hostFull() bool {
+	v.admission.Lock()
+	defer v.admission.Unlock()
+	return v.admission.full
+}
+
+// checkQuota refuses to map more pages than the quota has. The caller holds v.mu.
+func (v *Volume) checkQuota(morePages int64) error {
+	if q := v.sb.Quota; q > 0 && morePages > 0 && (v.usedPages+uint64(morePages))*pageSize > q {
+		return ErrQuota
+	}
+	return nil
+}
+
+// Statfs returns what statfs shows.
+func (v *Volume) Statfs() (Usage, error) {
+	free, err := v.st.Free()
+	if err != nil {
+		return Usage{}, err
+	}
+	avail := uint64(max(0, free-hostReserve))
+	u := Usage{QuotaBytes: v.sb.Quota}
+	err = v.view(func() error {
+		u.UsedBytes, u.Files = v.usedPages*pageSize, v.files
+		return nil
+	})
+	if u.QuotaBytes > 0 {
+		avail = min(avail, u.QuotaBytes-min(u.QuotaBytes, u.UsedBytes))
+	}
+	u.FreeBytes = avail
+	return u, err
+}

@@ -1,0 +1,125 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/store"
+)
+
+// checkpoint moves the overlay into the index and frees the journal:
+//
+//  1. Small data of large files goes to segments, as ordinary operations.
+//     A crash leaves operations like any others.
+//  2. The overlay is frozen at operation S; later ones go to a new overlay.
+//  3. Everything up to S becomes durable, segment data above all.
+//  4. One bbolt transaction writes the frozen overlay and the summary with S.
+//     A crash before it ends leaves the old index and the whole journal; after
+//     it, recovery skips journal operations up to S.
+//  5. Dead blocks are punched, then journal slots up to S may be overwritten.
+//
+// On error the volume goes on with everything still in overlay and journal.
+func (v *Volume) checkpoint() error {
+	v.checkpointMu.Lock()
+	defer v.checkpointMu.Unlock()
+	if err := v.migrate(); err != nil && !errors.Is(err, store.ErrFull) {
+		return fmt.Errorf("migrate small data: %w", err)
+	}
+	s := v.freeze()
+	if s == nil {
+		return nil
+	}
+	if err := v.syncTo(s.seq); err != nil {
+		return err
+	}
+	if err := v.index.commit(v.frozen, s); err != nil {
+		v.thaw()
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			return fmt.Errorf("%w for a checkpoint: %w", ErrNoSpace, err)
+		}
+		return fmt.Errorf("write the index: %w", err)
+	}
+	v.mu.Lock()
+	v.frozen = nil
+	v.mu.Unlock()
+	v.committed = s
+	v.reclaimSynced()
+	v.journal.release(s.seq)
+	return nil
+}
+
+// freeze makes the overlay immutable and describes the state it leads to. It
+// returns nil if there is nothing to write.
+func (v *Volume) freeze() *summary {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.seq == v.committed.seq {
+		return nil
+	}
+	for id := range v.space.changed {
+		k := key{tableSegment, id, 0}
+		if live := v.space.live[id]; live > 0 {
+			v.active.put(k, encodeCount(uint64(live)))
+		} else {
+			v.active.put(k, nil)
+			delete(v.space.live, id)
+		}
+	}
+	clear(v.space.changed)
+	if v.cfg.InFlight != nil {
+		pending := make(map[uint64]uint64)
+		for _, unique := range v.cfg.InFlight() {
+			if r, ok := v.replies[unique]; ok {
+				pending[unique] = r
+			}
+		}
+		v.replies = pending
+	}
+	s := &summary{
+		seq: v.seq, commits: v.committed.commits + 1, usedPages: v.usedPages, files: v.files, nextIno: v.nextIno,
+		nextSeg: v.segments.nextID(), setHash: v.committed.setHash, session: v.session, replies: maps.Clone(v.replies),
+	}
+	if v.cfg.InFlight == nil {
+		v.replies = make(map[uint64]uint64)
+	}
+	v.frozen, v.active = v.active, newOverlay()
+	return s
+}
+
+// thaw takes a freeze back after a failed transaction.
+func (v *Volume) thaw() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	merged, newer := v.frozen, v.active
+	// Readers hold no reference to the frozen overlay beyond the lock.
+	newer.tree.Scan(func(it item) bool {
+		merged.put(it.key, it.val)
+		return true
+	})
+	v.active, v.frozen = merged, nil
+	for id := range v.space.live {
+		v.space.changed[id] = struct{}{}
+	}
+}
+
+// tryCheckpoint runs a checkpoint from the background and keeps admission
+// informed.
+func (v *Volume) tryCheckpoint() {
+	err := v.checkpoint()
+	full := errors.Is(err, ErrNoSpace)
+	if err != nil && !full {
+		if v.stopped() == nil {
+			v.fail(err)
+		}
+	}
+	v.admission.Lock()
+	if full != v.admission.full {
+		v.log.Warn("host directory", "full", full)
+	}
+	v.admission.full = full
+	v.admission.Unlock()
+	v.admission.cond.Broadcast()
+}

@@ -1,0 +1,114 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+
+	"cmkfs/store"
+)
+
+// migrateBatch is how many pages of one file one operation migrates at most.
+const migrateBatch = 256
+
+// migrate moves the small data of files larger than smallFile into segments,
+// neighbours side by side, as ordinary journalled operations: recovery needs to
+// know nothing about it. Pages written while it runs wait for the next one.
+func (v *Volume) migrate() error {
+	v.mu.Lock()
+	todo := v.inline
+	v.inline = make(map[uint64]struct{})
+	v.mu.Unlock()
+	var failed error
+	for ino := range todo {
+		if failed == nil {
+			failed = v.migrateFile(ino)
+		}
+		if failed != nil {
+			v.mu.Lock()
+			v.inline[ino] = struct{}{}
+			v.mu.Unlock()
+		}
+	}
+	return failed
+}
+
+func (v *Volume) migrateFile(ino uint64) error {
+	lock := v.dataLock(ino)
+	lock.Lock()
+	defer lock.Unlock()
+	for from := uint64(0); ; {
+		pages, data, err := v.smallData(ino, from)
+		if err != nil || len(pages) == 0 {
+			return err
+		}
+		if err := v.migratePages(ino, pages, data); err != nil {
+			return err
+		}
+		from = pages[len(pages)-1] + 1
+	}
+}
+
+// smallData collects small data of a file from a page on, padded to pages; none
+// if the file is gone or stays in the index.
+func (v *Volume) smallData(ino, from uint64) (pages []uint64, data []byte, err error) {
+	err = v.view(func() error {
+		n, err := v.inodeOf(ino)
+		if errors.Is(err, ErrStale) {
+			return nil
+		}
+		if err != nil || n.size <= smallFile || n.inline == 0 {
+			return err
+		}
+		return v.scan(key{tablePage, ino, from}, func(k key, val []byte) bool {
+			pages = append(pages, k.b)
+			data = append(data, val...)
+			data = zeroPad(data, len(pages)*pageSize)
+			return len(pages) < migrateBatch
+		})
+	})
+	return pages, data, err
+}
+
+func (v *Volume) migratePages(ino uint64, pages []uint64, data []byte) error {
+	places, err := v.segments.writeBlocks(data, func(i int) int {
+		// A block ends at a gap in the file and at a region's boundary.
+		n := 1
+		for i+n < len(pages) && pages[i+n] == pages[i]+uint64(n) && pages[i+n]%regionPages != 0 {
+			n++
+		}
+		return n
+	})
+	if err != nil {
+		return hostError(err)
+	}
+	_, _, err = v.update(Caller{}, func(t *tx) error {
+		n, err := t.inode(ino)
+		if err != nil {
+			return err
+		}
+		for i := range places {
+			p := &places[i]
+			page := pages[p.page]
+			at := int(page % regionPages)
+			t.alloc = append(t.alloc, p.block)
+			if err := t.remap(n, page/regionPages, at, at+int(p.block.blk), []pointer{p.pointer(at)}); err != nil {
+				return err
+			}
+		}
+		t.putInode(n)
+		return nil
+	})
+	v.finish(places, err == nil)
+	if err != nil {
+		return fmt.Errorf("inode %d: %w", ino, err)
+	}
+	return nil
+}
+
+// hostError turns a full host into ErrNoSpace.
+func hostError(err error) error {
+	if errors.Is(err, store.ErrFull) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}

@@ -1,0 +1,306 @@
+package meta
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// readPlan is where the pages of a range of a file are.
+type readPlan struct {
+	size   uint64            // of the file
+	ptrs   []located         // in the order of the file
+	inline map[uint64][]byte // page → small data
+}
+
+// located is a pointer with its place in the file.
+type located struct {
+	page uint64 // of the file
+	pointer
+}
+
+// plan looks up where pages [from, to) of an inode are. The caller holds v.mu.
+func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
+	p := &readPlan{size: n.size}
+	if n.inline > 0 {
+		p.inline = make(map[uint64][]byte)
+		err := v.scan(key{tablePage, n.ino, from}, func(k key, val []byte) bool {
+			if k.b >= to {
+				return false
+			}
+			p.inline[k.b] = val
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(p.inline) == int(to-from) {
+			return p, nil
+		}
+	}
+	if n.pages == 0 {
+		return p, nil
+	}
+	for r := from / regionPages; r <= (to-1)/regionPages; r++ {
+		val, err := v.get(key{tableRegion, n.ino, r})
+		if err != nil {
+			return nil, err
+		}
+		ptrs, err := decodeRegion(n.ino, r, val)
+		if err != nil {
+			return nil, err
+		}
+		for _, ptr := range ptrs {
+			page := r*regionPages + uint64(ptr.page)
+			if page < to && page+uint64(ptr.n) > from {
+				p.ptrs = append(p.ptrs, located{page, ptr})
+			}
+		}
+	}
+	return p, nil
+}
+
+// readAttempts bounds how often a read looks again for data that moved away
+// under it. Between look-up and reading, the data may be rewritten and its old
+// place punched: reading then fails authentication, and looking again finds
+// the new place. What fails every time is damaged.
+const readAttempts = 3
+
+// Read fills dst from byte off of a file and returns how many bytes there were.
+func (v *Volume) Read(ino uint64, dst []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, ErrInvalid
+	}
+	for range readAttempts {
+		n, err = v.readOnce(ino, dst, uint64(off))
+		if err == nil {
+			return n, nil
+		}
+	}
+	return 0, err
+}
+
+func (v *Volume) readOnce(ino uint64, dst []byte, off uint64) (int, error) {
+	var p *readPlan
+	err := v.view(func() error {
+		n, err := v.inodeOf(ino)
+		if err != nil {
+			return err
+		}
+		switch n.mode & unix.S_IFMT {
+		case unix.S_IFREG:
+		case unix.S_IFDIR:
+			return ErrIsDir
+		default:
+			return ErrInvalid
+		}
+		if off >= n.size || len(dst) == 0 {
+			return nil
+		}
+		dst = dst[:min(uint64(len(dst)), n.size-off)]
+		p, err = v.plan(n, off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize)
+		return err
+	})
+	if err != nil || p == nil {
+		return 0, err
+	}
+	return len(dst), v.fill(p, dst, off)
+}
+
+// fill reads what a plan describes into dst, which begins at byte off.
+func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
+	from, to := off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize
+	holes := to - from
+	for i := range p.ptrs {
+		r := &p.ptrs[i]
+		holes -= min(r.page+uint64(r.n), to) - max(r.page, from)
+	}
+	if holes > 0 {
+		clear(dst)
+	}
+	for i := 0; i < len(p.ptrs); {
+		// Blocks that lie side by side in a segment are read with one call.
+		j := i + 1
+		for j < len(p.ptrs) && p.ptrs[j].seg == p.ptrs[i].seg && p.ptrs[j].phys == p.ptrs[j-1].phys+uint32(p.ptrs[j-1].blk) {
+			j++
+		}
+		if err := v.readRun(p.ptrs[i:j], dst, off); err != nil {
+			return err
+		}
+		i = j
+	}
+	for page, val := range p.inline {
+		copyPage(dst, off, page, val)
+	}
+	return nil
+}
+
+// readRun reads and decrypts blocks that are contiguous in one segment.
+func (v *Volume) readRun(run []located, dst []byte, off uint64) error {
+	seg, err := v.segments.get(run[0].seg)
+	if err != nil {
+		return err
+	}
+	first, last := &run[0], &run[len(run)-1]
+	size := int(last.phys+uint32(last.blk)-first.phys) * pageSize
+	pooled := buffers.Get().(*[]byte)
+	defer buffers.Put(pooled)
+	if cap(*pooled) < size+tagSize {
+		*pooled = make([]byte, 0, size+tagSize)
+	}
+	buf := (*pooled)[:size+tagSize]
+	if err := readFull(seg.file, buf[:size], int64(first.phys)*pageSize); err != nil {
+		return err
+	}
+	for i := range run {
+		r := &run[i]
+		at := int(r.phys-first.phys) * pageSize
+		end := at + int(r.blk)*pageSize
+		// The tag goes behind the ciphertext, over the next block's first bytes.
+		var saved [tagSize]byte
+		copy(saved[:], buf[end:end+tagSize])
+		plain, err := seg.open(&r.pointer, buf[at:end+tagSize])
+		if err != nil {
+			return err
+		}
+		for k := range int(r.n) {
+			from := (int(r.skip) + k) * pageSize
+			copyPage(dst, off, r.page+uint64(k), plain[from:from+pageSize])
+		}
+		copy(buf[end:end+tagSize], saved[:])
+	}
+	return nil
+}
+
+// copyPage copies the part of a page's content that lies inside dst, which
+// begins at byte off of the file. Content shorter than a page ends in zeros.
+func copyPage(dst []byte, off, page uint64, content []byte) {
+	start := int64(page*pageSize) - int64(off) // where the page begins in dst
+	end := min(start+pageSize, int64(len(dst)))
+	for from := max(start, 0); from < end; {
+		skip := from - start
+		if skip >= int64(len(content)) {
+			clear(dst[from:end])
+			return
+		}
+		from += int64(copy(dst[from:end], content[skip:]))
+	}
+}
+
+// readPage returns the content of one page as it is stored in a segment, nil
+// if it has none there. The caller holds the inode's data lock, so the place
+// does not change; it does not hold v.mu.
+func (v *Volume) readPage(ino, page uint64) ([]byte, error) {
+	var found *pointer
+	var skip int
+	err := v.view(func() error {
+		val, err := v.get(key{tableRegion, ino, page / regionPages})
+		if err != nil {
+			return err
+		}
+		ptrs, err := decodeRegion(ino, page/regionPages, val)
+		if err != nil {
+			return err
+		}
+		at := uint8(page % regionPages)
+		for i := range ptrs {
+			if p := &ptrs[i]; at >= p.page && int(at) < p.end() {
+				found, skip = p, int(p.skip+at-p.page)
+			}
+		}
+		return nil
+	})
+	if err != nil || found == nil {
+		return nil, err
+	}
+	plain, err := v.segments.readBlock(found, make([]byte, blockPages*pageSize+tagSize))
+	if err != nil {
+		return nil, err
+	}
+	return plain[skip*pageSize : (skip+1)*pageSize : (skip+1)*pageSize], nil
+}
+
+// Seek finds the next data (SEEK_DATA) or hole (SEEK_HOLE) at or after off; the
+// end of the file is a hole. ErrRange if off is at or beyond the end, or if no
+// data follows.
+func (v *Volume) Seek(ino uint64, off int64, whence int) (int64, error) {
+	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+		return 0, ErrInvalid
+	}
+	var at int64
+	err := v.view(func() error {
+		n, err := v.inodeOf(ino)
+		if err != nil {
+			return err
+		}
+		if off < 0 || uint64(off) >= n.size {
+			return ErrRange
+		}
+		at, err = v.seek(n, uint64(off), whence == unix.SEEK_DATA)
+		return err
+	})
+	return at, err
+}
+
+// seek walks the mapped pages of a file from off on. The caller holds v.mu.
+func (v *Volume) seek(n *inode, off uint64, wantData bool) (int64, error) {
+	first := off / pageSize
+	end := (n.size + pageSize - 1) / pageSize
+	for page := first; page < end; {
+		from, to, err := v.nextMapped(n, page, end)
+		if err != nil {
+			return 0, err
+		}
+		if wantData {
+			if from >= end {
+				return 0, ErrRange
+			}
+			return int64(max(off, from*pageSize)), nil
+		}
+		if from > page {
+			return int64(max(off, page*pageSize)), nil
+		}
+		page = to
+	}
+	if wantData {
+		return 0, ErrRange
+	}
+	return int64(n.size), nil
+}
+
+// nextMapped returns the first run of mapped pages [from, to) at or after
+// page; from = end if there is none. A run may be reported in pieces.
+func (v *Volume) nextMapped(n *inode, page, end uint64) (from, to uint64, err error) {
+	from, to = end, end
+	if n.inline > 0 {
+		err = v.scan(key{tablePage, n.ino, page}, func(k key, _ []byte) bool {
+			from, to = min(k.b, end), min(k.b+1, end)
+			return false
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	var decodeErr error
+	err = v.scan(key{tableRegion, n.ino, page / regionPages}, func(k key, val []byte) bool {
+		if k.b*regionPages >= from {
+			return false
+		}
+		var ptrs []pointer
+		if ptrs, decodeErr = decodeRegion(n.ino, k.b, val); decodeErr != nil {
+			return false
+		}
+		for _, p := range ptrs {
+			start, stop := k.b*regionPages+uint64(p.page), k.b*regionPages+uint64(p.end())
+			if stop > page {
+				if start = max(start, page); start < from {
+					from, to = start, stop
+				}
+				return false
+			}
+		}
+		return true
+	})
+	if decodeErr != nil {
+		err = decodeErr
+	}
+	return from, min(to, end), err
+}

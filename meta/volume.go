@@ -1,0 +1,298 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cmkfs/crypto"
+	"cmkfs/store"
+)
+
+// Config is what Open and Create need.
+type Config struct {
+	Store    store.Store
+	Key      crypto.Key // the volume key
+	VolumeID [16]byte
+	Now      func() time.Time // nil = time.Now
+	Log      *slog.Logger     // nil = discard
+	// InFlight lists the requests that were read and whose answer has not been
+	// written yet. Only these can be delivered again, so a checkpoint keeps the
+	// results of these. nil = keep the results since the last checkpoint.
+	InFlight func() []uint64
+}
+
+// Volume is an open volume. Methods may be called concurrently.
+type Volume struct {
+	cfg      Config
+	st       store.Store
+	log      *slog.Logger
+	now      func() time.Time
+	sb       *Superblock
+	keys     *volumeKeys
+	lock     io.Closer
+	index    *index
+	journal  *journal
+	segments *segments
+
+	// dataLocks serialize what changes the data mapping of one file, the
+	// migration of its small data included, so that a read-modify-write sees no
+	// change in between. Many inodes share one.
+	dataLocks [64]sync.Mutex
+
+	// mu is the state lock: it guards the fields below it up to the blank line.
+	mu        sync.RWMutex
+	active    *overlay // changes since the last freeze
+	frozen    *overlay // changes a checkpoint is writing; nil = none
+	seq       uint64   // the last operation
+	usedPages uint64
+	files     uint64
+	nextIno   uint64
+	session   uint64            // of the mount whose requests replies knows
+	replies   map[uint64]uint64 // request → result
+	orphans   map[uint64]struct{}
+	inline    map[uint64]struct{} // inodes with small data to migrate, and some without
+	space     *space
+
+	syncMu sync.Mutex // one flush at a time; others share its result
+
+	checkpointMu sync.Mutex // one checkpoint at a time; guards committed
+	committed    *summary
+
+	admission struct {
+		sync.Mutex
+		cond    *sync.Cond
+		full    bool      // the host has no room for a checkpoint
+		checked time.Time // when free was asked for
+		free    int64     // bytes the host could take then
+	}
+
+	stop     context.CancelFunc
+	kick     chan struct{}
+	wg       sync.WaitGroup
+	failOnce sync.Once
+	failed   chan struct{}
+	state    atomic.Int32 // open, failed, closed
+}
+
+const (
+	stateOpen = iota
+	stateFailed
+	stateClosed
+)
+
+// Failed is closed when an I/O error has stopped the volume: what is in memory
+// and what is on disk may differ, so nothing more is answered. Opening the
+// volume anew recovers everything that was answered.
+func (v *Volume) Failed() <-chan struct{} { return v.failed }
+
+func (v *Volume) fail(err error) {
+	v.failOnce.Do(func() {
+		v.log.Error("the volume stops after an I/O error", "err", err)
+		v.state.CompareAndSwap(stateOpen, stateFailed)
+		close(v.failed)
+		v.admission.cond.Broadcast()
+	})
+}
+
+// stopped returns why the volume takes no operations, nil if it does.
+func (v *Volume) stopped() error {
+	switch v.state.Load() {
+	case stateFailed:
+		return ErrFailed
+	case stateClosed:
+		return ErrClosed
+	}
+	return nil
+}
+
+// Quota returns the volume's quota in bytes, 0 if it has none.
+func (v *Volume) Quota() uint64 { return v.sb.Quota }
+
+// update runs one operation: fn computes it in a tx, update journals it. With
+// replayed true the request was applied before, fn was not called, and result
+// is what it was answered with.
+func (v *Volume) update(c Caller, fn func(t *tx) error) (result uint64, replayed bool, err error) {
+	v.mu.Lock()
+	if r, ok := v.replayed(c); ok {
+		v.mu.Unlock()
+		return r, true, nil
+	}
+	t := v.begin(c)
+	if err := fn(t); err != nil {
+		v.mu.Unlock()
+		return 0, false, err
+	}
+	seq, err := t.commit()
+	v.mu.Unlock()
+	if err != nil {
+		return 0, false, err
+	}
+	return t.result, false, v.written(seq)
+}
+
+// written returns once an operation would survive the death of this process.
+func (v *Volume) written(seq uint64) error {
+	if err := v.journal.write(seq); err != nil {
+		v.fail(err)
+		return ErrFailed
+	}
+	return nil
+}
+
+// dataLock returns the data lock of an inode.
+func (v *Volume) dataLock(ino uint64) *sync.Mutex { return &v.dataLocks[ino%uint64(len(v.dataLocks))] }
+
+// view runs fn under the state lock, shared.
+func (v *Volume) view(fn func() error) error {
+	if err := v.stopped(); err != nil {
+		return err
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return fn()
+}
+
+// inodeOf reads an inode. The caller holds v.mu.
+func (v *Volume) inodeOf(ino uint64) (*inode, error) {
+	val, err := v.get(key{tableInode, ino, 0})
+	if err != nil {
+		return nil, err
+	}
+	return decodeInode(ino, val)
+}
+
+// Sync makes everything answered so far durable. Callers at the same time
+// share flushes. After an error the volume is stopped (see Failed): what the
+// host's page cache holds after a failed flush is not what its disk holds.
+func (v *Volume) Sync(ctx context.Context) error {
+	if err := v.stopped(); err != nil {
+		return err
+	}
+	v.mu.RLock()
+	target := v.seq
+	v.mu.RUnlock()
+	return v.syncTo(target)
+}
+
+// syncTo makes all operations up to target durable: segment data, then the
+// marker that says so, then the journal. A crash before the last step ends
+// leaves a prefix that may or may not contain target.
+func (v *Volume) syncTo(target uint64) error {
+	if v.journal.durable.Load() >= target {
+		return nil
+	}
+	if err := v.written(target); err != nil {
+		return err
+	}
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	if v.journal.durable.Load() >= target {
+		return nil
+	}
+	upTo := v.journal.written.Load()
+	wrote, err := v.segments.sync()
+	if err == nil && wrote {
+		err = v.journal.marker(upTo)
+	}
+	if err == nil {
+		err = v.journal.sync()
+	}
+	if err != nil {
+		v.fail(err)
+		return ErrFailed
+	}
+	v.journal.durable.Store(upTo)
+	return nil
+}
+
+const (
+	// syncInterval bounds how long an answered operation stays only in the
+	// host's page cache.
+	syncInterval = time.Second
+	// checkpointInterval bounds the journal that a quiet volume leaves to replay.
+	checkpointInterval = 30 * time.Second
+)
+
+// background flushes, checkpoints and reclaims until ctx ends.
+func (v *Volume) background(ctx context.Context) {
+	tick := time.NewTicker(syncInterval)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		due := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-v.failed:
+			return
+		case <-v.kick:
+			due = true
+		case <-tick.C:
+			due = time.Since(last) >= checkpointInterval || v.hostFull()
+		}
+		if v.Sync(ctx) != nil {
+			return // fail has said why
+		}
+		v.reclaimSynced()
+		if due {
+			v.tryCheckpoint()
+			last = time.Now()
+		}
+	}
+}
+
+// reclaimSynced gives the host the space back that durable operations freed.
+func (v *Volume) reclaimSynced() {
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	if err := v.reclaim(v.journal.durable.Load()); err != nil {
+		v.log.Warn("dead space could not be given back to the host", "err", err)
+	}
+}
+
+// wake asks the background for a checkpoint.
+func (v *Volume) wake() {
+	select {
+	case v.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Close writes a checkpoint and releases the volume. Its journal is then empty:
+// the next Open has nothing to replay.
+func (v *Volume) Close(ctx context.Context) error {
+	if v.state.Load() == stateOpen {
+		v.stop()
+		v.wg.Wait()
+		// A full host may refuse the checkpoint: the journal still has everything.
+		if err := v.checkpoint(); err != nil && !errors.Is(err, ErrNoSpace) && v.state.Load() == stateOpen {
+			v.log.Error("the last checkpoint failed; the journal keeps everything", "err", err)
+		}
+	}
+	return v.release()
+}
+
+// Abandon releases the volume without a checkpoint, as a crash of the process
+// would: recovery is the same.
+func (v *Volume) Abandon() error { return v.release() }
+
+func (v *Volume) release() error {
+	failed := v.state.Swap(stateClosed) == stateFailed
+	v.stop()
+	v.wg.Wait()
+	v.admission.cond.Broadcast()
+	err := errors.Join(v.journal.close(), v.segments.close(), v.index.close(), v.lock.Close())
+	if failed {
+		return ErrFailed
+	}
+	if err != nil {
+		return fmt.Errorf("close volume: %w", err)
+	}
+	return nil
+}
