@@ -1,6 +1,8 @@
 package meta
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +51,7 @@ func (v *Volume) Lookup(parent uint64, name string) (a Attr, err error) {
 
 // dangling reports an entry whose inode is missing: damage, no stale handle.
 func dangling(k key, err error) error {
-	if err == ErrStale { //nolint:errorlint // decodeInode returns it bare
+	if errors.Is(err, ErrStale) {
 		return &CorruptError{Where: k.String(), Err: err}
 	}
 	return err
@@ -141,10 +143,10 @@ func (t *tx) dirFor(parent uint64, name string) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch _, err := t.entry(parent, name); err {
-	case nil:
+	switch _, err := t.entry(parent, name); {
+	case err == nil:
 		return nil, ErrExist
-	case ErrNotFound: //nolint:errorlint // entry returns it bare
+	case errors.Is(err, ErrNotFound):
 		return dir, nil
 	default:
 		return nil, err
@@ -297,7 +299,7 @@ func (v *Volume) Link(c Caller, ino, parent uint64, name string) (Attr, error) {
 		}
 		if n.nlink == 0 {
 			t.del(key{tableOrphan, ino, 0})
-			t.reaped = append(t.reaped, ino)
+			t.named = append(t.named, ino)
 		}
 		n.nlink++
 		n.ctime = t.now

@@ -22,6 +22,7 @@ type tx struct {
 	files   int64 // change of the inode count
 	nextIno uint64
 	orphans []uint64 // inodes that became orphans
+	named   []uint64 // orphans that got a name
 	reaped  []uint64 // orphans that are gone
 	inlined uint64   // inode that got small data, for the migration; 0 = none
 }
@@ -172,6 +173,9 @@ func (t *tx) commit() (seq uint64, err error) {
 	}
 	for _, ino := range t.orphans {
 		v.orphans[ino] = struct{}{}
+	}
+	for _, ino := range t.named {
+		delete(v.orphans, ino)
 	}
 	for _, ino := range t.reaped {
 		delete(v.orphans, ino)

@@ -82,6 +82,9 @@ func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, 
 		if c.KillPriv {
 			n.clearPriv()
 		}
+		if err := t.dropCapability(n); err != nil {
+			return err
+		}
 		t.putInode(n)
 		t.result = uint64(len(data))
 		return v.checkQuota(t.pages)
