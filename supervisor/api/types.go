@@ -67,7 +67,8 @@ const (
 type VolumeStatus struct {
 	Name       string `json:"name"`
 	State      string `json:"state"`
-	MountPoint string `json:"mountPoint"` // "" = not mounted
+	Reason     string `json:"reason,omitempty"` // why it is not online although it is mounted
+	MountPoint string `json:"mountPoint"`       // "" = not mounted
 	KeySource  string `json:"keySource"`
 	QuotaBytes uint64 `json:"quotaBytes"` // 0 = none
 	UsedBytes  uint64 `json:"usedBytes"`  // 0 while nobody serves the volume
