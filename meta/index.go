@@ -145,16 +145,16 @@ func (x *index) get(k key) (val []byte, err error) {
 }
 
 // scan runs fn with an iterator over the values of one table.
-func (x *index) scan(from key, fn func(*indexIter) error) (err error) {
+func (x *index) scan(t table, fn func(*indexIter) error) (err error) {
 	defer guard("scan", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return x.db.View(func(tx *bbolt.Tx) error {
-		return fn(&indexIter{x: x, c: tx.Bucket(bucketNames[from.t]).Cursor()})
+		return fn(&indexIter{x: x, c: tx.Bucket(bucketNames[t]).Cursor()})
 	})
 }
 
-// indexIter walks the index within (from.t, from.a), or a whole table with
-// seekTable. It lives as long as the transaction of scan.
+// indexIter walks the index within a span. It lives as long as the transaction
+// of scan.
 type indexIter struct {
 	x      *index
 	c      *bbolt.Cursor
@@ -168,35 +168,33 @@ func (i *indexIter) set(t table, k, v []byte) error {
 	if k == nil {
 		return nil
 	}
-	next := key{}
 	if len(k) != 16 {
 		return &CorruptError{Where: indexName + ": " + tableNames[t], Err: errShort}
 	}
-	next = keyFromBytes(t, k)
-	i.key, i.sealed, i.ok = next, v, true
+	i.key, i.sealed, i.ok = keyFromBytes(t, k), v, true
 	return nil
 }
 
-func (i *indexIter) seek(from key) error {
-	kb := from.bytes()
+func (i *indexIter) seek(in span) error {
+	kb := in.from.bytes()
 	k, v := i.c.Seek(kb[:])
-	if err := i.set(from.t, k, v); err != nil {
+	if err := i.set(in.from.t, k, v); err != nil {
 		return err
 	}
-	i.ok = i.ok && i.key.a == from.a
+	i.ok = i.ok && in.contains(i.key)
 	return nil
 }
 
-func (i *indexIter) next(from key) {
+func (i *indexIter) next(in span) {
 	last := i.key
 	k, v := i.c.Next()
-	if err := i.set(from.t, k, v); err != nil {
+	if err := i.set(in.from.t, k, v); err != nil {
 		panic(err) // ends in guard as a CorruptError
 	}
 	if i.ok && !last.less(i.key) {
 		panic("keys are out of order") // a damaged page can make a cursor run in circles
 	}
-	i.ok = i.ok && i.key.a == from.a
+	i.ok = i.ok && in.contains(i.key)
 }
 
 func (i *indexIter) value() ([]byte, error) { return i.x.unseal(i.key, i.sealed) }

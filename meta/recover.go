@@ -29,6 +29,11 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 		return nil, err
 	}
 	v, err := open(cfg)
+	if err == nil {
+		if err = v.begin(); err != nil {
+			err = errors.Join(err, v.closeFiles())
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -62,21 +67,23 @@ func open(cfg Config) (*Volume, error) {
 		return nil, err
 	}
 	if err := v.recover(); err != nil {
-		closers := []error{err, v.index.close()}
-		if v.segments != nil {
-			closers = append(closers, v.segments.close())
-		}
-		if v.journal != nil {
-			closers = append(closers, v.journal.close())
-		}
-		return nil, errors.Join(closers...)
+		return nil, errors.Join(err, v.closeFiles())
 	}
 	return v, nil
 }
 
-// recover brings index and journal together and begins a new journal file. It
-// never appends to a file of an earlier process: a position whose content may
-// differ between two histories (a restored backup) would repeat a nonce.
+func (v *Volume) closeFiles() error {
+	var err error
+	if v.journal != nil {
+		err = v.journal.close()
+	}
+	if v.segments != nil {
+		err = errors.Join(err, v.segments.close())
+	}
+	return errors.Join(err, v.index.close())
+}
+
+// recover brings index and journal together in memory; it writes nothing.
 func (v *Volume) recover() error {
 	s, err := v.index.summary()
 	if err != nil {
@@ -96,8 +103,7 @@ func (v *Volume) recover() error {
 	}
 	nextSeg := s.nextSeg
 	for _, name := range names {
-		var id uint64
-		if _, err := fmt.Sscanf(name, "%016x", &id); err == nil && id >= nextSeg && id < math.MaxUint64 {
+		if id, ok := segmentID(name); ok && id >= nextSeg {
 			nextSeg = id + 1
 		}
 	}
@@ -108,17 +114,24 @@ func (v *Volume) recover() error {
 	}
 	v.journal.durable.Store(s.seq)
 	v.journal.written.Store(v.seq)
+	return v.loadOrphans()
+}
+
+// begin makes a recovered volume writable: with a new journal file, and later a
+// new segment. It never appends to a file of an earlier process: a position
+// whose content may differ between two histories (a restored backup) would
+// repeat a nonce.
+func (v *Volume) begin() error {
 	v.journal.mu.Lock()
-	err = v.journal.rotateLocked()
+	err := v.journal.rotateLocked()
 	v.journal.mu.Unlock()
 	if err != nil {
+		return hostError(err)
+	}
+	if err := v.dropEmptySegments(); err != nil {
 		return err
 	}
-	if err := v.loadOrphans(); err != nil {
-		return err
-	}
-	v.dropEmptySegments(names)
-	if v.seq != s.seq {
+	if v.seq != v.committed.seq {
 		v.wake()
 	}
 	return nil
@@ -160,10 +173,14 @@ func (v *Volume) loadOrphans() error {
 // dropEmptySegments removes segments nothing refers to: the last segment of a
 // process that wrote data whose operation never came, or whose removal a crash
 // undid.
-func (v *Volume) dropEmptySegments(names []string) {
+func (v *Volume) dropEmptySegments() error {
+	names, err := v.st.List(segmentDir)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
-		var id uint64
-		if _, err := fmt.Sscanf(name, "%016x", &id); err != nil || v.space.live[id] != 0 {
+		id, ok := segmentID(name)
+		if !ok || v.space.live[id] != 0 {
 			continue
 		}
 		if v.freedBySomeone(id) {
@@ -173,6 +190,7 @@ func (v *Volume) dropEmptySegments(names []string) {
 			v.log.Warn("an unused segment could not be removed", "err", err)
 		}
 	}
+	return nil
 }
 
 func (v *Volume) freedBySomeone(id uint64) bool {

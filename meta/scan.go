@@ -2,15 +2,24 @@ package meta
 
 import "github.com/tidwall/btree"
 
+// span is what a scan covers: the keys of (from.t, from.a) from b on, or all
+// keys of the table from there.
+type span struct {
+	from  key
+	table bool
+}
+
+func (s span) contains(k key) bool { return k.t == s.from.t && (s.table || k.a == s.from.a) }
+
 // mergeScan walks overlays (newest first) and the index as one ordered table,
 // the newest value of a key winning and deleted ones left out.
-func mergeScan(from key, layers []*overlay, index *indexIter, fn func(k key, val []byte) bool) error {
+func mergeScan(in span, layers []*overlay, index *indexIter, fn func(k key, val []byte) bool) error {
 	iters := make([]overlayIter, len(layers))
 	for i, l := range layers {
-		iters[i] = newOverlayIter(l, from)
+		iters[i] = newOverlayIter(l, in)
 		defer iters[i].it.Release()
 	}
-	if err := index.seek(from); err != nil {
+	if err := index.seek(in); err != nil {
 		return err
 	}
 	for {
@@ -34,7 +43,7 @@ func mergeScan(from key, layers []*overlay, index *indexIter, fn func(k key, val
 				if !found {
 					val, found = iters[i].it.Item().val, true
 				}
-				iters[i].next(from)
+				iters[i].next(in)
 			}
 		}
 		if index.ok && index.key == best {
@@ -44,7 +53,7 @@ func mergeScan(from key, layers []*overlay, index *indexIter, fn func(k key, val
 					return err
 				}
 			}
-			index.next(from)
+			index.next(in)
 		}
 		if val != nil && !fn(best, val) {
 			return nil
@@ -52,22 +61,16 @@ func mergeScan(from key, layers []*overlay, index *indexIter, fn func(k key, val
 	}
 }
 
-// overlayIter walks one overlay within (from.t, from.a).
+// overlayIter walks one overlay within a span.
 type overlayIter struct {
 	it btree.IterG[item]
 	ok bool
 }
 
-func newOverlayIter(o *overlay, from key) overlayIter {
-	it := o.tree.Iter()
-	i := overlayIter{it: it}
-	i.ok = i.it.Seek(item{key: from}) && i.within(from)
+func newOverlayIter(o *overlay, in span) overlayIter {
+	i := overlayIter{it: o.tree.Iter()}
+	i.ok = i.it.Seek(item{key: in.from}) && in.contains(i.it.Item().key)
 	return i
 }
 
-func (i *overlayIter) within(from key) bool {
-	k := i.it.Item().key
-	return k.t == from.t && k.a == from.a
-}
-
-func (i *overlayIter) next(from key) { i.ok = i.it.Next() && i.within(from) }
+func (i *overlayIter) next(in span) { i.ok = i.it.Next() && in.contains(i.it.Item().key) }

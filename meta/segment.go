@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"sync"
 
 	"cmkfs/crypto"
@@ -42,6 +44,12 @@ type segments struct {
 }
 
 func segmentName(id uint64) string { return fmt.Sprintf("%s/%016x", segmentDir, id) }
+
+// segmentID parses a segment's file name.
+func segmentID(name string) (id uint64, ok bool) {
+	id, err := strconv.ParseUint(name, 16, 64)
+	return id, err == nil && len(name) == 16 && id < math.MaxUint64
+}
 
 func newSegments(st store.Store, base crypto.Key, volumeID [16]byte, nextID uint64) *segments {
 	s := &segments{st: st, base: base, volumeID: volumeID}

@@ -6,7 +6,7 @@ import (
 
 // tx computes one operation: its reads see the volume's state and its own
 // changes, its changes reach journal and state together in commit. The state
-// lock is held exclusively from begin to commit or abandonment; giving up half
+// lock is held exclusively from newTx to commit or abandonment; giving up half
 // way needs no clean-up, because nothing outside the tx has changed.
 type tx struct {
 	v     *Volume
@@ -41,8 +41,8 @@ const (
 	mutPatch  = 3 // data is written at off; a gap is filled with zeros
 )
 
-// begin starts an operation. The caller holds v.mu exclusively.
-func (v *Volume) begin(c Caller) *tx {
+// newTx starts an operation. The caller holds v.mu exclusively.
+func (v *Volume) newTx(c Caller) *tx {
 	return &tx{v: v, c: c, now: timeToDisk(v.now()), local: make(map[key][]byte, 4), nextIno: v.nextIno}
 }
 
@@ -237,11 +237,15 @@ func (v *Volume) get(k key) ([]byte, error) {
 // scan calls fn for every value of (from.t, from.a) with b ≥ from.b in order
 // until fn returns false. The caller holds v.mu; fn must not lock it.
 func (v *Volume) scan(from key, fn func(k key, val []byte) bool) error {
-	return v.index.scan(from, func(it *indexIter) error {
+	return v.scanSpan(span{from: from}, fn)
+}
+
+func (v *Volume) scanSpan(in span, fn func(k key, val []byte) bool) error {
+	return v.index.scan(in.from.t, func(it *indexIter) error {
 		layers := []*overlay{v.active}
 		if v.frozen != nil {
 			layers = append(layers, v.frozen)
 		}
-		return mergeScan(from, layers, it, fn)
+		return mergeScan(in, layers, it, fn)
 	})
 }

@@ -123,7 +123,7 @@ func (v *Volume) update(c Caller, fn func(t *tx) error) (result uint64, replayed
 		v.mu.Unlock()
 		return r, true, nil
 	}
-	t := v.begin(c)
+	t := v.newTx(c)
 	if err := fn(t); err != nil {
 		v.mu.Unlock()
 		return 0, false, err
@@ -287,7 +287,7 @@ func (v *Volume) release() error {
 	v.stop()
 	v.wg.Wait()
 	v.admission.cond.Broadcast()
-	err := errors.Join(v.journal.close(), v.segments.close(), v.index.close(), v.lock.Close())
+	err := errors.Join(v.closeFiles(), v.lock.Close())
 	if failed {
 		return ErrFailed
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // testVolume makes a volume in a temporary directory and returns how to open it.
-func testVolume(t *testing.T, quota uint64) func() *meta.Volume {
+func testVolume(t *testing.T, quota uint64) (meta.Config, func() *meta.Volume) {
 	t.Helper()
 	st, err := store.OpenDir(t.TempDir())
 	if err != nil {
@@ -28,7 +28,7 @@ func testVolume(t *testing.T, quota uint64) func() *meta.Volume {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func() *meta.Volume {
+	return cfg, func() *meta.Volume {
 		t.Helper()
 		v, err := meta.Open(context.Background(), cfg)
 		if err != nil {
@@ -62,7 +62,7 @@ func readAll(t *testing.T, v *meta.Volume, ino uint64) []byte {
 // TestVolume_RandomData_SurvivesAbandonAndClose writes, truncates, punches and
 // copies at random through many checkpoints, and compares with a byte slice.
 func TestVolume_RandomData_SurvivesAbandonAndClose(t *testing.T) {
-	open := testVolume(t, 0)
+	cfg, open := testVolume(t, 0)
 	v := open()
 	rng := rand.New(rand.NewSource(1))
 	a := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "f", unix.S_IFREG|0o644, 0))
@@ -138,5 +138,19 @@ func TestVolume_RandomData_SurvivesAbandonAndClose(t *testing.T) {
 	}
 	if err := v.Close(context.Background()); err != nil {
 		t.Fatal(err)
+	}
+	checkClean(t, cfg)
+}
+
+// checkClean runs the volume check with scrub; every test that makes a volume
+// ends in it.
+func checkClean(t *testing.T, cfg meta.Config) {
+	t.Helper()
+	findings, err := meta.Check(context.Background(), cfg, meta.CheckOptions{Scrub: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		t.Errorf("check: %s", f)
 	}
 }
