@@ -19,6 +19,7 @@ import (
 //	cmkfsd.log                        log of a daemon that a command started
 //	lock                              flock of the daemon
 //	platform.key                      the platform-managed key
+//	key-agent/                        PINs that were refused, as digests
 //	accounts/A/account.json           Account
 //	accounts/A/lease.json             Lease, as of the last transition
 //	accounts/A/events.jsonl           the audit log
@@ -85,6 +86,16 @@ func (d *Dir) LogPath() string { return filepath.Join(d.path, "cmkfsd.log") }
 
 // PlatformKeyPath returns the path of the platform-managed key.
 func (d *Dir) PlatformKeyPath() string { return filepath.Join(d.path, "platform.key") }
+
+// AgentDir returns the folder in which key agents remember refused PINs, and
+// makes it if it is missing.
+func (d *Dir) AgentDir() (string, error) {
+	path := filepath.Join(d.path, "key-agent")
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("cannot make the key agent's folder: %w", err)
+	}
+	return path, nil
+}
 
 func (d *Dir) accountDir(account string) string { return filepath.Join(d.path, "accounts", account) }
 
