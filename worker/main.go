@@ -1,0 +1,196 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/crypto"
+)
+
+// Arguments after the command's name. The directory is an argument because it
+// must be known before the first message is read, and so that ps shows which
+// volume a worker belongs to.
+const (
+	argDir        = "--dir="
+	argStage2     = "--stage2"
+	argLockMemory = "--lock-memory"
+)
+
+// Args returns the arguments to start a worker for a volume's directory with.
+func Args(dir string) []string { return []string{argDir + dir} }
+
+// Main is the whole of a worker process; it does not return. Nothing else may
+// have read the inherited descriptors.
+func Main() {
+	runtime.LockOSThread()
+	var dir string
+	for _, a := range os.Args {
+		if d, ok := strings.CutPrefix(a, argDir); ok {
+			dir = d
+		}
+	}
+	if slices.Contains(os.Args, argStage2) {
+		runtime.UnlockOSThread()
+		os.Exit(stage2(slices.Contains(os.Args, argLockMemory)))
+	}
+	fmt.Fprintln(os.Stderr, "cmkfsd worker:", stage1(dir)) // returns only with an error
+	os.Exit(ExitFailed)
+}
+
+// stage1 confines the thread and executes stage 2 on it.
+func stage1(dir string) error {
+	if dir == "" {
+		return errors.New("this command is started by cmkfsd serve, not by hand")
+	}
+	args := append(slices.Clone(os.Args), argStage2)
+	if canLockMemory() {
+		args = append(args, argLockMemory)
+	}
+	if err := confineThread(dir); err != nil {
+		return fmt.Errorf("cannot confine the process: %w", err)
+	}
+	if err := syscall.Exec("/proc/self/exe", args, os.Environ()); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	return nil
+}
+
+// canLockMemory says whether locking memory is of use, which needs a swap
+// device, and without danger: with a limit on locked memory, allocations
+// beyond it would fail.
+func canLockMemory() bool {
+	swaps, err := os.ReadFile("/proc/swaps")
+	if err != nil || strings.Count(string(swaps), "\n") < 2 {
+		return false
+	}
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) == nil
+}
+
+// stage2 is the confined process.
+func stage2(lockMemory bool) int {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("proc", "worker", "pid", os.Getpid())
+	slog.SetDefault(log)
+	if err := enterStage2(lockMemory); err != nil {
+		log.Error("cannot confine the process", "err", err)
+		return ExitFailed
+	}
+	conn, err := NewConn(os.NewFile(FDControl, "control"))
+	if err != nil {
+		log.Error("no control socket", "err", err)
+		return ExitFailed
+	}
+	w := &process{conn: conn, log: log, requests: make(chan Request)}
+	return w.run()
+}
+
+func enterStage2(lockMemory bool) error {
+	if err := checkConfined(); err != nil {
+		return err
+	}
+	if err := hideMemory(); err != nil { // exec made it dumpable again
+		return err
+	}
+	for fd := FDControl; fd <= FDNodes; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	if lockMemory {
+		// Keys and contents shall not reach a swap device. Locked when touched,
+		// or the whole index would be read into memory.
+		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+			slog.Warn("memory may be swapped", "err", err)
+		}
+	}
+	limitHeap()
+	return filterCalls()
+}
+
+// limitHeap makes the garbage collector work harder before a busy worker takes
+// more than a quarter of the machine's memory.
+func limitHeap() {
+	const least = 256 << 20 // bytes
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(max(least, int64(info.Totalram)*int64(info.Unit)/4))
+	}
+}
+
+// process is a confined worker.
+type process struct {
+	conn     *Conn
+	log      *slog.Logger
+	requests chan Request // closed when the supervisor is gone
+}
+
+func (w *process) run() int {
+	go w.receive()
+	r, ok := <-w.requests
+	if !ok {
+		return ExitOrphan
+	}
+	if r.Start == nil {
+		return w.fail(ClassOther, errors.New("the first message is not a start"))
+	}
+	start := *r.Start
+	w.log = w.log.With("vol", start.Label)
+	slog.SetDefault(w.log)
+	key, err := w.readKey()
+	if err != nil {
+		return w.fail(ClassKey, err)
+	}
+	switch {
+	case start.Mode == ModeServe && start.Serve != nil:
+		return w.serve(start, key)
+	case start.Mode == ModeFormat && start.Format != nil:
+		return w.format(start, key)
+	case start.Mode == ModeCheck && start.Check != nil:
+		return w.check(start, key)
+	}
+	return w.fail(ClassOther, fmt.Errorf("start without what mode %q needs", start.Mode))
+}
+
+// receive is the one reader of the control socket.
+func (w *process) receive() {
+	defer close(w.requests)
+	for {
+		var r Request
+		if err := w.conn.Receive(&r); err != nil {
+			if !errors.Is(err, io.EOF) {
+				w.log.Error("control socket", "err", err)
+			}
+			return
+		}
+		w.requests <- r
+	}
+}
+
+// readKey waits for the volume's key. If none can be had the supervisor closes
+// the socket; if the supervisor dies it is closed, too.
+func (w *process) readKey() (crypto.Key, error) {
+	f := os.NewFile(FDKey, "key")
+	defer f.Close()
+	var key crypto.Key
+	if _, err := io.ReadFull(f, key[:]); err != nil {
+		return crypto.Key{}, fmt.Errorf("no key arrived: %w", err)
+	}
+	return key, nil
+}
+
+// fail reports why the worker gives up.
+func (w *process) fail(class Class, err error) int {
+	w.log.Error("worker failed", "class", class, "err", err)
+	if err := w.conn.Send(Reply{Failed: &Failed{Class: class, Reason: err.Error()}}); err != nil {
+		return ExitOrphan
+	}
+	return ExitFailed
+}

@@ -1,0 +1,179 @@
+package worker
+
+import (
+	"cmkfs/fs"
+)
+
+// The descriptors a worker inherits. Device and nodes are passed to a serving
+// worker only.
+const (
+	FDControl = 3 // SOCK_SEQPACKET to the supervisor: one JSON message a packet
+	FDKey     = 4 // socket the key agent writes the 32-byte volume key to
+	FDDevice  = 5 // the mount's /dev/fuse description, shared with the supervisor
+	FDNodes   = 6 // memfd: what the kernel knows of, see fs.NodeTable
+)
+
+// The exit codes of a worker. Any other way to end is a crash.
+const (
+	ExitOK      = 0 // what was asked is done: formatted, checked, unmounted, suspended
+	ExitFailed  = 3 // refused or failed; a Failed message said why
+	ExitOrphan  = 4 // the supervisor was gone or the lease had run out: suspended by itself
+	ExitStopped = 5 // the volume stopped after an I/O error; the next worker recovers it
+)
+
+// Mode is what a worker is started for.
+type Mode string
+
+const (
+	ModeServe  Mode = "serve"  // answer the requests of a mount
+	ModeFormat Mode = "format" // create a volume in an empty directory
+	ModeCheck  Mode = "check"  // look for damage
+)
+
+// Request is a message from the supervisor to the worker. Exactly one field is
+// set.
+type Request struct {
+	Start   *Start   `json:"start,omitempty"`   // the first message, once
+	Go      *Go      `json:"go,omitempty"`      // start reading requests
+	Lease   *Lease   `json:"lease,omitempty"`   // a new deadline
+	Suspend *Suspend `json:"suspend,omitempty"` // drain, commit, invalidate, exit
+	Unmount *Unmount `json:"unmount,omitempty"` // the mount is gone: close the volume, exit
+	Forward *Forward `json:"forward,omitempty"` // a FUSE request the supervisor had read
+	Stats   *Ask     `json:"stats,omitempty"`   // answer with Stats
+}
+
+// Reply is a message from the worker to the supervisor. Exactly one field is
+// set.
+type Reply struct {
+	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Go
+	Stats     *Stats     `json:"stats,omitempty"`     // the answer to a stats request
+	Suspended *Suspended `json:"suspended,omitempty"` // nothing is left; about to exit
+	Failed    *Failed    `json:"failed,omitempty"`    // about to exit with ExitFailed
+	Progress  *Progress  `json:"progress,omitempty"`  // of a check
+	Finding   *Finding   `json:"finding,omitempty"`   // of a check
+	Done      *Done      `json:"done,omitempty"`      // format or check is complete
+}
+
+// Start says what to do. Serve, Format or Check belongs to the mode.
+type Start struct {
+	Mode     Mode     `json:"mode"`
+	Dir      string   `json:"dir"`      // the volume's directory
+	Label    string   `json:"label"`    // ACCOUNT/VOLUME, for the log
+	VolumeID [16]byte `json:"volumeId"` // must be the superblock's
+	Quota    uint64   `json:"quota"`    // bytes, 0 = none
+
+	Serve  *Serve  `json:"serve,omitempty"`
+	Format *Format `json:"format,omitempty"`
+	Check  *Check  `json:"check,omitempty"`
+}
+
+// Serve holds what a serving worker needs of its mount.
+type Serve struct {
+	Mount    fs.MountConfig `json:"mount"`
+	Init     []byte         `json:"init"`     // the kernel's INIT request, replayed
+	Session  uint64         `json:"session"`  // random number of the mount, for exactly-once
+	Resend   bool           `json:"resend"`   // the kernel can hand out open requests again
+	Errno    int            `json:"errno"`    // what refused requests get
+	Deadline int64          `json:"deadline"` // the lease's end, CLOCK_BOOTTIME nanoseconds
+}
+
+// Format holds what goes into a new volume's superblock.
+type Format struct {
+	AEKID        string `json:"aekId"`
+	SealedVEK    []byte `json:"sealedVek"`
+	Commitment   []byte `json:"commitment"`
+	JournalBytes int64  `json:"journalBytes,omitempty"` // 0 = the default
+}
+
+// Check says how deep a check looks.
+type Check struct {
+	Scrub bool `json:"scrub"` // read and authenticate every block, too
+}
+
+// Go lets a serving worker read requests. Until it comes the supervisor may
+// still be answering, and two readers of one descriptor would wait for each
+// other's requests.
+type Go struct{}
+
+// Lease moves the moment at which the worker must stop by itself.
+type Lease struct {
+	Deadline int64 `json:"deadline"` // CLOCK_BOOTTIME nanoseconds
+}
+
+// Suspend ends the worker with the suspending sequence.
+type Suspend struct {
+	Errno    int   `json:"errno"`    // what refused requests get
+	Deadline int64 `json:"deadline"` // CLOCK_BOOTTIME nanoseconds; what is not drained by then is refused
+}
+
+// Unmount tells a worker that its mount has ended.
+type Unmount struct{}
+
+// Ask asks for an answer.
+type Ask struct{}
+
+// Forward carries a FUSE request in parts, in order and with nothing between
+// them: a request can be larger than a packet.
+type Forward struct {
+	Part []byte `json:"part"`
+	Last bool   `json:"last"`
+}
+
+// Ready reports that the volume is open.
+type Ready struct {
+	PID int `json:"pid"`
+}
+
+// Stats is what status shows of a mounted volume.
+type Stats struct {
+	QuotaBytes uint64 `json:"quotaBytes"` // 0 = limited by the host only
+	UsedBytes  uint64 `json:"usedBytes"`
+	FreeBytes  uint64 `json:"freeBytes"`
+	Files      uint64 `json:"files"`
+	HeapBytes  uint64 `json:"heapBytes"` // memory of the worker's Go heap
+}
+
+// Suspended counts what the suspending sequence did.
+type Suspended struct {
+	Nodes   int `json:"nodes"`   // nodes invalidated in the kernel
+	Refused int `json:"refused"` // requests answered with the errno
+	Lost    int `json:"lost"`    // writes of the kernel's cache that could not be saved
+}
+
+// Class says what kind of failure a Failed message reports, so that the
+// supervisor can tell what trying again can mend.
+type Class string
+
+const (
+	ClassKey     Class = "key"     // no key arrived, or not this volume's
+	ClassLocked  Class = "locked"  // another process has the volume open
+	ClassCorrupt Class = "corrupt" // damaged or tampered with
+	ClassVersion Class = "version" // a format this program does not know
+	ClassSpace   Class = "space"   // the host file system is full
+	ClassOther   Class = "other"
+)
+
+// Failed says why a worker gives up.
+type Failed struct {
+	Class  Class  `json:"class"`
+	Reason string `json:"reason"` // one sentence without keys or file names
+}
+
+// Progress says how far a check is.
+type Progress struct {
+	Stage string `json:"stage"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"` // 0 = not known
+}
+
+// Finding is one thing a check found.
+type Finding struct {
+	Code  string `json:"code"`
+	Where string `json:"where"`
+	Text  string `json:"text"`
+}
+
+// Done ends a format or a check.
+type Done struct {
+	Findings int `json:"findings"`
+}
