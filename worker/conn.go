@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ const (
 	// forwardPart is how much of a FUSE request travels in one message: its
 	// base64 form and the envelope stay under maxPacket.
 	forwardPart = 64 << 10
+	// maxFiles is how many descriptors may travel with a message.
+	maxFiles = 4
 )
 
 // Conn is one end of a control socket. Send may be called by several
@@ -27,6 +30,7 @@ type Conn struct {
 	socket *net.UnixConn
 	mu     sync.Mutex // one sender: the parts of a forwarded request stay together
 	buf    []byte     // owned by Receive
+	oob    []byte     // likewise
 }
 
 // Pair makes a control socket: the supervisor's end, and the end to hand to
@@ -57,17 +61,17 @@ func NewConn(f *os.File) (*Conn, error) {
 		c.Close()
 		return nil, errors.New("control socket: not a Unix socket")
 	}
-	return &Conn{socket: socket, buf: make([]byte, maxPacket)}, nil
+	return &Conn{socket: socket, buf: make([]byte, maxPacket), oob: make([]byte, unix.CmsgSpace(maxFiles*4))}, nil
 }
 
-// Send sends one message: a Request or a Reply.
-func (c *Conn) Send(m any) error {
+// Send sends one message, a Request or a Reply, with copies of descriptors.
+func (c *Conn) Send(m any, files ...*os.File) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sendLocked(m)
+	return c.sendLocked(m, files...)
 }
 
-func (c *Conn) sendLocked(m any) error {
+func (c *Conn) sendLocked(m any, files ...*os.File) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -75,7 +79,17 @@ func (c *Conn) sendLocked(m any) error {
 	if len(b) > maxPacket {
 		return fmt.Errorf("control socket: message of %d bytes", len(b))
 	}
-	if _, err := c.socket.Write(b); err != nil {
+	var rights []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		rights = unix.UnixRights(fds...)
+	}
+	_, _, err = c.socket.WriteMsgUnix(b, rights, nil)
+	runtime.KeepAlive(files)
+	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	return nil
@@ -97,22 +111,49 @@ func (c *Conn) SendForward(request []byte) error {
 	}
 }
 
-// Receive reads the next message into m. It returns io.EOF when the other
-// process has ended.
-func (c *Conn) Receive(m any) error {
-	n, _, flags, _, err := c.socket.ReadMsgUnix(c.buf, nil)
-	switch {
-	case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || err == nil && n == 0:
-		return io.EOF
-	case err != nil:
-		return fmt.Errorf("control socket: %w", err)
-	case flags&unix.MSG_TRUNC != 0:
-		return errors.New("control socket: message too long")
+// Receive reads the next message into m and returns the descriptors that came
+// with it. It returns io.EOF when the other process has ended.
+func (c *Conn) Receive(m any) ([]*os.File, error) {
+	n, oobn, flags, _, err := c.socket.ReadMsgUnix(c.buf, c.oob)
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
+		return nil, io.EOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	files, err := filesOf(c.oob[:oobn])
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		return files, errors.New("control socket: message too long")
 	}
 	if err := json.Unmarshal(c.buf[:n], m); err != nil {
-		return fmt.Errorf("control socket: %w", err)
+		return files, fmt.Errorf("control socket: %w", err)
 	}
-	return nil
+	return files, nil
+}
+
+// filesOf returns the descriptors in a control message.
+func filesOf(oob []byte) ([]*os.File, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return files, err
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	return files, nil
 }
 
 // Close closes the socket; a Receive that waits returns an error.

@@ -90,7 +90,7 @@ func stage2(lockMemory bool) int {
 		log.Error("no control socket", "err", err)
 		return ExitFailed
 	}
-	w := &process{conn: conn, log: log, requests: make(chan Request)}
+	w := &process{conn: conn, log: log, requests: make(chan message)}
 	return w.run()
 }
 
@@ -100,9 +100,6 @@ func enterStage2(lockMemory bool) error {
 	}
 	if err := hideMemory(); err != nil { // exec made it dumpable again
 		return err
-	}
-	for fd := FDControl; fd <= FDNodes; fd++ {
-		unix.CloseOnExec(fd)
 	}
 	if lockMemory {
 		// Keys and contents shall not reach a swap device. Locked when touched,
@@ -125,11 +122,17 @@ func limitHeap() {
 	}
 }
 
+// message is a request with the descriptors that came with it.
+type message struct {
+	Request
+	files []*os.File
+}
+
 // process is a confined worker.
 type process struct {
 	conn     *Conn
 	log      *slog.Logger
-	requests chan Request // closed when the supervisor is gone
+	requests chan message // closed when the supervisor is gone
 }
 
 func (w *process) run() int {
@@ -149,7 +152,7 @@ func (w *process) run() int {
 		return w.fail(ClassKey, err)
 	}
 	switch {
-	case start.Mode == ModeServe && start.Serve != nil:
+	case start.Mode == ModeServe && start.Lease != nil:
 		return w.serve(start, key)
 	case start.Mode == ModeFormat && start.Format != nil:
 		return w.format(start, key)
@@ -163,14 +166,15 @@ func (w *process) run() int {
 func (w *process) receive() {
 	defer close(w.requests)
 	for {
-		var r Request
-		if err := w.conn.Receive(&r); err != nil {
+		var m message
+		var err error
+		if m.files, err = w.conn.Receive(&m.Request); err != nil {
 			if !errors.Is(err, io.EOF) {
 				w.log.Error("control socket", "err", err)
 			}
 			return
 		}
-		w.requests <- r
+		w.requests <- m
 	}
 }
 

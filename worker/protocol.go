@@ -4,13 +4,10 @@ import (
 	"cmkfs/fs"
 )
 
-// The descriptors a worker inherits. Device and nodes are passed to a serving
-// worker only.
+// The descriptors a worker inherits.
 const (
 	FDControl = 3 // SOCK_SEQPACKET to the supervisor: one JSON message a packet
 	FDKey     = 4 // socket the key agent writes the 32-byte volume key to
-	FDDevice  = 5 // the mount's /dev/fuse description, shared with the supervisor
-	FDNodes   = 6 // memfd: what the kernel knows of, see fs.NodeTable
 )
 
 // The exit codes of a worker. Any other way to end is a crash.
@@ -25,7 +22,7 @@ const (
 type Mode string
 
 const (
-	ModeServe  Mode = "serve"  // answer the requests of a mount
+	ModeServe  Mode = "serve"  // open a volume, then answer the requests of a mount
 	ModeFormat Mode = "format" // create a volume in an empty directory
 	ModeCheck  Mode = "check"  // look for damage
 )
@@ -34,7 +31,7 @@ const (
 // set.
 type Request struct {
 	Start   *Start   `json:"start,omitempty"`   // the first message, once
-	Go      *Go      `json:"go,omitempty"`      // start reading requests
+	Serve   *Serve   `json:"serve,omitempty"`   // take a mount over; carries its descriptors
 	Lease   *Lease   `json:"lease,omitempty"`   // a new deadline
 	Suspend *Suspend `json:"suspend,omitempty"` // drain, commit, invalidate, exit
 	Unmount *Unmount `json:"unmount,omitempty"` // the mount is gone: close the volume, exit
@@ -45,7 +42,7 @@ type Request struct {
 // Reply is a message from the worker to the supervisor. Exactly one field is
 // set.
 type Reply struct {
-	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Go
+	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Serve
 	Stats     *Stats     `json:"stats,omitempty"`     // the answer to a stats request
 	Suspended *Suspended `json:"suspended,omitempty"` // nothing is left; about to exit
 	Failed    *Failed    `json:"failed,omitempty"`    // about to exit with ExitFailed
@@ -54,7 +51,7 @@ type Reply struct {
 	Done      *Done      `json:"done,omitempty"`      // format or check is complete
 }
 
-// Start says what to do. Serve, Format or Check belongs to the mode.
+// Start says what to do. Lease, Format or Check belongs to the mode.
 type Start struct {
 	Mode     Mode     `json:"mode"`
 	Dir      string   `json:"dir"`      // the volume's directory
@@ -62,19 +59,21 @@ type Start struct {
 	VolumeID [16]byte `json:"volumeId"` // must be the superblock's
 	Quota    uint64   `json:"quota"`    // bytes, 0 = none
 
-	Serve  *Serve  `json:"serve,omitempty"`
+	Lease  *Lease  `json:"lease,omitempty"`
 	Format *Format `json:"format,omitempty"`
 	Check  *Check  `json:"check,omitempty"`
 }
 
-// Serve holds what a serving worker needs of its mount.
+// Serve hands a mount over to a worker whose volume is open. Two descriptors
+// travel with it: the mount's /dev/fuse description, which is shared with the
+// supervisor, and the memfd of its node table. The supervisor has stopped
+// reading requests when it sends this.
 type Serve struct {
-	Mount    fs.MountConfig `json:"mount"`
-	Init     []byte         `json:"init"`     // the kernel's INIT request, replayed
-	Session  uint64         `json:"session"`  // random number of the mount, for exactly-once
-	Resend   bool           `json:"resend"`   // the kernel can hand out open requests again
-	Errno    int            `json:"errno"`    // what refused requests get
-	Deadline int64          `json:"deadline"` // the lease's end, CLOCK_BOOTTIME nanoseconds
+	Mount   fs.MountConfig `json:"mount"`
+	Init    []byte         `json:"init"`    // the kernel's INIT request, replayed
+	Session uint64         `json:"session"` // random number of the mount, for exactly-once
+	Resend  bool           `json:"resend"`  // the kernel can hand out open requests again
+	Errno   int            `json:"errno"`   // what requests get that this worker refuses by itself
 }
 
 // Format holds what goes into a new volume's superblock.
@@ -89,11 +88,6 @@ type Format struct {
 type Check struct {
 	Scrub bool `json:"scrub"` // read and authenticate every block, too
 }
-
-// Go lets a serving worker read requests. Until it comes the supervisor may
-// still be answering, and two readers of one descriptor would wait for each
-// other's requests.
-type Go struct{}
 
 // Lease moves the moment at which the worker must stop by itself.
 type Lease struct {

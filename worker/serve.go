@@ -1,0 +1,228 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/crypto"
+	"cmkfs/fs"
+	"cmkfs/meta"
+)
+
+const (
+	// orphanDrain is how long the suspending sequence may take in a worker
+	// whose supervisor is gone or whose lease has run out.
+	orphanDrain = 10 * time.Second
+	// leaseLook is the longest time between two looks at the lease's clock: Go
+	// timers stand still while the machine sleeps, CLOCK_BOOTTIME does not.
+	leaseLook = time.Second
+	// unmountWait is how long after an unmount the kernel may take to end the
+	// connection. It does not end if the mount lives on in another mount
+	// namespace.
+	unmountWait = 2 * time.Second
+)
+
+// serving is a worker with an open volume.
+type serving struct {
+	*process
+	volume   *meta.Volume
+	server   *fs.Server
+	errno    syscall.Errno // for requests refused after this worker stopped by itself
+	deadline int64         // of the lease, CLOCK_BOOTTIME nanoseconds
+	served   chan error    // the end of the reading loops; nil = the mount is gone
+	forward  []byte        // the parts so far of a forwarded request
+}
+
+// serve opens the volume and answers the mount's requests until the volume is
+// suspended or unmounted.
+func (w *process) serve(start Start, key crypto.Key) int {
+	ctx := context.Background()
+	volume, err := openVolume(ctx, start, key, w.log)
+	if err != nil {
+		return w.fail(classOf(err), err)
+	}
+	if err := w.conn.Send(Reply{Ready: &Ready{PID: os.Getpid()}}); err != nil {
+		return ExitOrphan // nothing was served yet
+	}
+	s := &serving{process: w, volume: volume, deadline: start.Lease.Deadline, served: make(chan error, 1)}
+	return s.loop(ctx)
+}
+
+// takeOver starts answering the requests of a mount.
+func (s *serving) takeOver(m Serve, files []*os.File) error {
+	if s.server != nil || len(files) != 2 {
+		return errors.New("serve: already serving, or not two descriptors")
+	}
+	nodes, err := fs.OpenNodeTable(files[1])
+	if err != nil {
+		return err
+	}
+	s.errno = syscall.Errno(m.Errno)
+	s.server, err = fs.NewServer(fs.ServeConfig{
+		Volume:  s.volume,
+		File:    files[0],
+		Init:    m.Init,
+		Nodes:   nodes,
+		Mount:   m.Mount,
+		Session: m.Session,
+		Resend:  m.Resend,
+		Errno:   s.errno,
+		Readers: 2 * runtime.GOMAXPROCS(0),
+		Log:     s.log,
+	})
+	if err != nil {
+		return err
+	}
+	go func() { s.served <- s.server.Serve() }()
+	return nil
+}
+
+// loop is the life of a serving worker. It owns all fields of s.
+func (s *serving) loop(ctx context.Context) int {
+	lease := time.NewTimer(0)
+	defer lease.Stop()
+	for {
+		select {
+		case r, ok := <-s.requests:
+			if !ok {
+				s.log.Warn("the supervisor is gone; suspending")
+				return s.stopAlone(ctx)
+			}
+			if code, end := s.handle(ctx, r); end {
+				return code
+			}
+		case <-lease.C:
+			left := Until(s.deadline)
+			if left <= 0 {
+				s.log.Warn("the lease has run out; suspending")
+				return s.stopAlone(ctx)
+			}
+			lease.Reset(min(left, leaseLook))
+		case err := <-s.served:
+			if err != nil {
+				s.log.Error("serving ended", "err", err)
+				return ExitStopped
+			}
+			return s.closeVolume(ctx)
+		case <-s.volume.Failed():
+			// Answering goes wrong from here on; the requests in flight wait
+			// for the next worker, which recovers from the journal.
+			s.log.Error("the volume stopped after an I/O error")
+			return ExitStopped
+		}
+	}
+}
+
+// handle carries out one message; end says that the worker is done.
+func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
+	switch {
+	case r.Serve != nil:
+		if err := s.takeOver(*r.Serve, r.files); err != nil {
+			return s.fail(ClassOther, err), true
+		}
+	case r.Lease != nil:
+		s.deadline = r.Lease.Deadline
+	case r.Forward != nil:
+		s.forward = append(s.forward, r.Forward.Part...)
+		if r.Forward.Last && s.server != nil {
+			request := s.forward
+			s.forward = nil
+			go s.server.Handle(request) // may wait for a lock; the loop must not
+		}
+	case r.Stats != nil:
+		s.sendStats()
+	case r.Suspend != nil:
+		ctx, cancel := context.WithTimeout(ctx, Until(r.Suspend.Deadline))
+		defer cancel()
+		done, ok := s.suspend(ctx, syscall.Errno(r.Suspend.Errno))
+		if !ok {
+			return ExitStopped, true
+		}
+		if s.conn.Send(Reply{Suspended: &done}) != nil {
+			return ExitOrphan, true
+		}
+		return ExitOK, true
+	case r.Unmount != nil:
+		return s.unmounted(ctx), true
+	}
+	return 0, false
+}
+
+// suspend refuses new requests, saves what the kernel still holds back, takes
+// everything readable out of the kernel's caches and makes it all durable.
+func (s *serving) suspend(ctx context.Context, errno syscall.Errno) (Suspended, bool) {
+	var counts Suspended
+	if s.server != nil {
+		var err error
+		if counts, err = s.server.Suspend(ctx, errno); err != nil {
+			// What could not be drained was refused and will be reported to its
+			// writer; what was answered is in the journal in any case.
+			s.log.Warn("suspending was not complete", "err", err)
+		}
+	}
+	ok := true
+	if err := s.volume.Sync(context.WithoutCancel(ctx)); err != nil {
+		s.log.Error("suspending: cannot make the volume durable", "err", err)
+		ok = false
+	}
+	return counts, ok
+}
+
+// stopAlone suspends without being told to. With the exit of this process the
+// mount is either answered by the supervisor or, without one, disconnected.
+func (s *serving) stopAlone(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, orphanDrain)
+	defer cancel()
+	s.suspend(ctx, s.errno)
+	return ExitOrphan
+}
+
+// unmounted ends the worker of a mount that is gone. The kernel usually ends
+// the connection, and with it Serve, at once.
+func (s *serving) unmounted(ctx context.Context) int {
+	select {
+	case err := <-s.served:
+		if err != nil {
+			s.log.Warn("serving ended", "err", err)
+		}
+	case <-time.After(unmountWait):
+		drain, cancel := context.WithTimeout(ctx, orphanDrain)
+		defer cancel()
+		if _, ok := s.suspend(drain, unix.ENOTCONN); !ok {
+			return ExitStopped
+		}
+	}
+	return s.closeVolume(ctx)
+}
+
+// closeVolume checkpoints: the next mount has nothing to recover.
+func (s *serving) closeVolume(ctx context.Context) int {
+	if err := s.volume.Close(ctx); err != nil {
+		s.log.Error("closing the volume", "err", err)
+		if errors.Is(err, meta.ErrFailed) {
+			return ExitStopped
+		}
+		return s.fail(classOf(err), err)
+	}
+	return ExitOK
+}
+
+func (s *serving) sendStats() {
+	usage, err := s.volume.Statfs()
+	if err != nil {
+		s.log.Warn("statfs", "err", err)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	// A supervisor that is gone is noticed by the loop.
+	_ = s.conn.Send(Reply{Stats: &Stats{
+		QuotaBytes: usage.QuotaBytes, UsedBytes: usage.UsedBytes, FreeBytes: usage.FreeBytes,
+		Files: usage.Files, HeapBytes: m.HeapInuse,
+	}})
+}
