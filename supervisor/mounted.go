@@ -1,0 +1,283 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"cmkfs/account"
+	"cmkfs/fs"
+	"cmkfs/supervisor/api"
+	"cmkfs/worker"
+)
+
+// phase is what a mounted volume's loop is doing. The requests of the mount are
+// answered by exactly one process in each of them.
+type phase int
+
+const (
+	// phaseServing: a worker answers.
+	phaseServing phase = iota
+	// phaseStarting: a worker is being started. Requests wait in the kernel or,
+	// if it takes too long or access was suspended, get the errno.
+	phaseStarting
+	// phaseBackoff: workers could not be started; the answerer refuses
+	// requests, and another start is tried later.
+	phaseBackoff
+	// phaseSuspending: the worker drains, commits and exits.
+	phaseSuspending
+	// phaseSuspended: the answerer refuses requests until access is restored.
+	phaseSuspended
+	// phaseClosing: the mount is gone; the worker closes the volume.
+	phaseClosing
+	// phaseGone: nothing is left; the loop has ended.
+	phaseGone
+)
+
+// states are the names that status shows for the phases.
+var states = map[phase]string{
+	phaseServing:    api.VolumeOnline,
+	phaseStarting:   api.VolumeRestoring,
+	phaseBackoff:    api.VolumeSuspended,
+	phaseSuspending: api.VolumeSuspending,
+	phaseSuspended:  api.VolumeSuspended,
+	phaseClosing:    api.VolumeUnmounted,
+	phaseGone:       api.VolumeUnmounted,
+}
+
+// mounted is a volume with a mount. One goroutine, the loop, starts and ends
+// its workers; everybody else sends it commands. That is why a worker's death,
+// a suspension by the lease and an operator's command cannot get into each
+// other's way, and why nothing here needs a lock but what status reads.
+type mounted struct {
+	account, name string
+	mountPoint    string
+	aekID         string
+	device        *fs.Device
+	config        fs.MountConfig
+	session       uint64 // random number of the mount
+	log           *slog.Logger
+
+	// open starts a worker and waits until it has opened the volume.
+	open func(ctx context.Context) (*workerProcess, error)
+	// deadline is the end of the lease now, as worker.Now counts.
+	deadline func() int64
+	// event reports to the account's log; the loop fills in the volume.
+	event func(account.Event)
+	// gone is called by the loop as its last act.
+	gone func()
+
+	commands chan command
+	ended    chan struct{} // closed with phaseGone
+
+	mu struct {
+		sync.Mutex
+		phase    phase
+		reason   string // why the volume is not online
+		worker   *workerProcess
+		restarts int
+		detached bool // the mount point is free although the mount lives on
+	}
+
+	// The rest belongs to the loop.
+	errno       syscall.Errno  // what refused requests get
+	answerer    *fs.Answerer   // nil = nobody refuses requests
+	attempt     *attempt       // nil = no worker is being started
+	restoring   bool           // the attempt gives access back: its failure suspends again
+	servingFrom time.Time      // when the worker took over
+	failures    []time.Time    // recent failed starts
+	delay       time.Duration  // before the next start in phaseBackoff
+	wait        *time.Timer    // of the phase: see timeUp
+	waiters     []chan<- error // who waits for the suspension or restoration under way
+	unmounting  *command       // an unmount that the kernel is carrying out
+	unmountDone chan error     // its result
+}
+
+// kind is what a command asks for.
+type kind int
+
+const (
+	cmdSuspend kind = iota
+	cmdRestore
+	cmdUnmount
+)
+
+// command is a message to the loop.
+type command struct {
+	kind     kind
+	errno    syscall.Errno // cmdSuspend
+	reason   string        // cmdSuspend
+	deadline int64         // cmdSuspend: of the drain, as worker.Now counts
+	how      unmountMode   // cmdUnmount
+	done     chan<- error  // room for one
+}
+
+// call gives the loop a command and waits for the result.
+func (m *mounted) call(ctx context.Context, c command) error {
+	done := make(chan error, 1)
+	c.done = done
+	select {
+	case m.commands <- c:
+	case <-m.ended:
+		return errNotMounted(m.account, m.name)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-m.ended:
+		select {
+		case err := <-done:
+			return err
+		default:
+			return errNotMounted(m.account, m.name)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// renew moves the worker's lease. It may be called by anybody.
+func (m *mounted) renew(deadline int64) {
+	m.mu.Lock()
+	w := m.mu.worker
+	m.mu.Unlock()
+	if w != nil {
+		// A worker that is gone is noticed by the loop.
+		_ = w.conn.Send(worker.Request{Lease: &worker.Lease{Deadline: deadline}})
+	}
+}
+
+// run is the loop, from the mount to its end. It begins with a worker that has
+// opened the volume, or suspended with none.
+func (m *mounted) run(first *workerProcess) {
+	m.wait = time.NewTimer(time.Hour)
+	m.wait.Stop()
+	m.unmountDone = make(chan error, 1)
+	if first != nil {
+		m.handOver(first)
+	} else {
+		m.finishSuspend()
+	}
+	for m.phase() != phaseGone {
+		select {
+		case c := <-m.commands:
+			m.handle(c)
+		case <-m.workerDead():
+			m.workerDied()
+		case r := <-m.attemptDone():
+			m.attemptEnded(r)
+		case err := <-m.unmountDone:
+			m.unmountEnded(err)
+		case <-m.answererEnded():
+			m.close() // the mount was ended by somebody else
+		case <-m.wait.C:
+			m.timeUp()
+		}
+	}
+	close(m.ended)
+	m.gone()
+}
+
+func (m *mounted) handle(c command) {
+	switch c.kind {
+	case cmdSuspend:
+		m.suspend(c)
+	case cmdRestore:
+		m.restore(c)
+	case cmdUnmount:
+		m.unmount(c)
+	}
+}
+
+// timeUp is called when the time a phase may take is over.
+func (m *mounted) timeUp() {
+	switch m.phase() {
+	case phaseStarting:
+		m.lostPatience()
+	case phaseBackoff:
+		m.startWorker(false)
+	case phaseSuspending, phaseClosing:
+		m.log.Warn("the worker did not end in time; killing it")
+		if w := m.worker(); w != nil {
+			w.kill()
+		}
+	}
+}
+
+// phase returns the phase. Only the loop changes it.
+func (m *mounted) phase() phase {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.phase
+}
+
+// enter changes the phase and stops the old one's timer.
+func (m *mounted) enter(p phase, reason string) {
+	m.wait.Stop()
+	m.mu.Lock()
+	from := m.mu.phase
+	m.mu.phase, m.mu.reason = p, reason
+	m.mu.Unlock()
+	if states[from] != states[p] {
+		m.log.Info("volume", "from", states[from], "to", states[p], "reason", reason)
+	}
+}
+
+func (m *mounted) worker() *workerProcess {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.worker
+}
+
+func (m *mounted) setWorker(w *workerProcess) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.worker = w
+}
+
+// workerDead is closed when the serving worker has ended; nil without one.
+func (m *mounted) workerDead() <-chan struct{} {
+	if w := m.worker(); w != nil {
+		return w.dead
+	}
+	return nil
+}
+
+// answererEnded is closed when the answerer found the mount gone.
+func (m *mounted) answererEnded() <-chan struct{} {
+	if m.answerer != nil {
+		return m.answerer.Done()
+	}
+	return nil
+}
+
+// settle tells everybody who waits what came of it.
+func (m *mounted) settle(err error) {
+	for _, w := range m.waiters {
+		w <- err
+	}
+	m.waiters = nil
+}
+
+// refuse makes sure that requests are answered with the errno and that nothing
+// of the volume is left in the kernel's caches.
+func (m *mounted) refuse() {
+	if m.answerer == nil {
+		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
+	} else {
+		m.answerer.SetErrno(m.errno)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), invalidateTimeout)
+	defer cancel()
+	if err := m.device.InvalidateAll(ctx); err != nil && !errors.Is(err, syscall.ENODEV) {
+		m.log.Error("cannot drop the kernel's caches", "err", err)
+	}
+}
+
+// invalidateTimeout bounds one sweep over the kernel's caches.
+const invalidateTimeout = 30 * time.Second

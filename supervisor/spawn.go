@@ -1,0 +1,269 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/hsm"
+	"cmkfs/keyagent"
+	"cmkfs/supervisor/api"
+	"cmkfs/worker"
+)
+
+// keyRef names the volume key a worker shall get: how the key agent finds it.
+type keyRef struct {
+	Key      hsm.Config
+	AEKID    string
+	AEK      keyagent.AEK
+	VolumeID [16]byte
+	VEK      keyagent.VEK
+}
+
+// spawner starts worker processes.
+type spawner struct {
+	command []string // argv of the worker command, without its own arguments
+	agent   *keyagent.Client
+	log     *slog.Logger
+}
+
+// workerProcess is one life of a worker.
+type workerProcess struct {
+	pid   int
+	conn  *worker.Conn
+	cmd   *exec.Cmd
+	log   *slog.Logger
+	ready chan struct{} // closed when the worker has opened the volume
+	dead  chan struct{} // closed when it is reaped; exit is set then
+
+	readyOnce sync.Once // a worker is not trusted to say it only once
+
+	// onReply, if set, gets the replies of a check as they come.
+	onReply func(worker.Reply)
+
+	mu struct {
+		sync.Mutex
+		failed    *worker.Failed
+		suspended *worker.Suspended
+		done      *worker.Done
+		stats     []chan worker.Stats // who waits for an answer
+		exit      error               // set before dead is closed
+	}
+}
+
+// start runs a worker, sends its first message and has the key agent hand it
+// its key. The worker is killed if any of this fails; the error is an
+// *hsm.Error if it is the key that cannot be had.
+func (s *spawner) start(ctx context.Context, start worker.Start, key keyRef, onReply func(worker.Reply)) (*workerProcess, error) {
+	conn, far, err := worker.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer far.Close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("key socket: %w", err)
+	}
+	keyNear, keyFar := os.NewFile(uintptr(fds[0]), "key"), os.NewFile(uintptr(fds[1]), "key")
+	// With our copies closed, nobody can read the key but the worker.
+	defer keyNear.Close()
+	defer keyFar.Close()
+
+	args := append(append([]string(nil), s.command[1:]...), worker.Args(start.Dir)...)
+	cmd := exec.Command(s.command[0], args...)
+	cmd.ExtraFiles = []*os.File{far, keyFar} // worker.FDControl, worker.FDKey
+	cmd.Stderr = os.Stderr
+	cmd.Env = workerEnv()
+	// A Ctrl-C at the terminal is for the supervisor, which unmounts first.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start a worker: %w", err)
+	}
+	keyFar.Close()
+	far.Close()
+	p := &workerProcess{
+		pid: cmd.Process.Pid, conn: conn, cmd: cmd, onReply: onReply,
+		log:   s.log.With("vol", start.Label, "worker", cmd.Process.Pid),
+		ready: make(chan struct{}), dead: make(chan struct{}),
+	}
+	go p.receive()
+	if err := conn.Send(worker.Request{Start: &start}); err != nil {
+		p.kill()
+		return nil, fmt.Errorf("start a worker: %w", err)
+	}
+	if err := s.agent.Release(ctx, key.Key, key.AEKID, key.AEK, key.VolumeID, key.VEK, keyNear); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+// workerEnv is what a worker sees of the environment: the Go runtime's
+// settings.
+func workerEnv() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, "GO") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// waitReady waits until the worker has opened the volume.
+func (p *workerProcess) waitReady(ctx context.Context) error {
+	select {
+	case <-p.ready:
+		return nil
+	case <-p.dead:
+		return p.failure()
+	case <-ctx.Done():
+		p.kill()
+		return fmt.Errorf("the volume worker did not open the volume in time: %w", ctx.Err())
+	}
+}
+
+// waitDone waits for the end of a format or a check.
+func (p *workerProcess) waitDone(ctx context.Context) (worker.Done, error) {
+	select {
+	case <-p.dead:
+	case <-ctx.Done():
+		p.kill()
+		return worker.Done{}, ctx.Err()
+	}
+	p.mu.Lock()
+	done := p.mu.done
+	p.mu.Unlock()
+	if done == nil {
+		return worker.Done{}, p.failure()
+	}
+	return *done, nil
+}
+
+// codes are the API's codes for what a worker says.
+var codes = map[worker.Class]api.Code{
+	worker.ClassKey:     api.CodeMisconfigured,
+	worker.ClassLocked:  api.CodeBusy,
+	worker.ClassCorrupt: api.CodeCorrupt,
+	worker.ClassVersion: api.CodeVersion,
+	worker.ClassSpace:   api.CodeFailed,
+	worker.ClassOther:   api.CodeFailed,
+}
+
+// failure says why a dead worker did not do what it was asked.
+func (p *workerProcess) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.mu.failed; f != nil {
+		if f.Class == worker.ClassLocked {
+			return api.Errorf(api.CodeBusy, "the volume is in use by another process")
+		}
+		return api.Errorf(codes[f.Class], f.Reason)
+	}
+	if p.mu.exit != nil {
+		return fmt.Errorf("the volume worker ended unexpectedly: %w", p.mu.exit)
+	}
+	return errors.New("the volume worker ended unexpectedly")
+}
+
+// receive is the process's one goroutine: it takes in messages until the
+// worker ends, and reaps it.
+func (p *workerProcess) receive() {
+	for {
+		var r worker.Reply
+		if _, err := p.conn.Receive(&r); err != nil {
+			break
+		}
+		p.take(r)
+	}
+	// A worker whose socket is closed is of no use, whatever it still does.
+	_ = p.cmd.Process.Kill()
+	err := p.cmd.Wait()
+	p.conn.Close()
+	p.mu.Lock()
+	p.mu.exit = err
+	for _, c := range p.mu.stats {
+		close(c)
+	}
+	p.mu.stats = nil
+	p.mu.Unlock()
+	close(p.dead)
+}
+
+func (p *workerProcess) take(r worker.Reply) {
+	if p.onReply != nil {
+		p.onReply(r)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case r.Ready != nil:
+		p.readyOnce.Do(func() { close(p.ready) })
+	case r.Failed != nil:
+		p.mu.failed = r.Failed
+	case r.Suspended != nil:
+		p.mu.suspended = r.Suspended
+	case r.Done != nil:
+		p.mu.done = r.Done
+	case r.Stats != nil:
+		for _, c := range p.mu.stats {
+			c <- *r.Stats
+		}
+		p.mu.stats = nil
+	}
+}
+
+// stats asks the worker for its numbers; ok is false if it does not answer.
+func (p *workerProcess) stats(ctx context.Context) (s worker.Stats, ok bool) {
+	c := make(chan worker.Stats, 1)
+	p.mu.Lock()
+	p.mu.stats = append(p.mu.stats, c)
+	p.mu.Unlock()
+	if p.conn.Send(worker.Request{Stats: &worker.Ask{}}) != nil {
+		return s, false
+	}
+	select {
+	case s, ok = <-c:
+		return s, ok
+	case <-p.dead:
+	case <-ctx.Done():
+	}
+	return s, false
+}
+
+// suspended returns what the worker reported before it ended, if it did.
+func (p *workerProcess) suspended() *worker.Suspended {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.suspended
+}
+
+// exitCode returns the exit code of a dead worker, -1 for one that was killed.
+func (p *workerProcess) exitCode() int {
+	select {
+	case <-p.dead:
+		return p.cmd.ProcessState.ExitCode()
+	default:
+		return -1
+	}
+}
+
+// kill ends the worker at once; dead is closed soon after.
+func (p *workerProcess) kill() { _ = p.cmd.Process.Kill() }
+
+// stop kills the worker and waits until it is reaped, so that the volume's lock
+// is free.
+func (p *workerProcess) stop() {
+	p.kill()
+	<-p.dead
+}

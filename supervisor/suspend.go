@@ -1,0 +1,92 @@
+package supervisor
+
+import (
+	"strconv"
+	"time"
+
+	"cmkfs/supervisor/api"
+	"cmkfs/worker"
+)
+
+// killAfter is how long after the drain's deadline a worker may take to exit.
+// What it does then (a last sync) is bounded only by the disk.
+const killAfter = 5 * time.Second
+
+// suspend ends access to the volume. The worker does the work while it still
+// has the key; a worker that does not end by itself is killed, which loses
+// nothing that was answered.
+func (m *mounted) suspend(c command) {
+	m.errno = c.errno
+	switch m.phase() {
+	case phaseClosing, phaseGone:
+		c.done <- errNotMounted(m.account, m.name)
+		return
+	case phaseSuspended:
+		m.answerer.SetErrno(c.errno)
+		m.setReason(c.reason)
+		c.done <- nil
+		return
+	case phaseSuspending:
+		m.waiters = append(m.waiters, c.done)
+		return
+	case phaseServing:
+		m.enter(phaseSuspending, c.reason)
+		w := m.worker()
+		if err := w.conn.Send(worker.Request{Suspend: &worker.Suspend{
+			Errno: int(c.errno), Deadline: c.deadline,
+		}}); err != nil {
+			w.kill() // it is not listening
+		}
+		m.wait.Reset(max(0, worker.Until(c.deadline)) + killAfter)
+		m.waiters = append(m.waiters, c.done)
+	case phaseStarting:
+		m.settle(api.Errorf(api.CodeSuspended, "the volume was suspended while access was being restored"))
+		m.enter(phaseSuspending, c.reason)
+		m.attempt.cancel() // attemptEnded goes on
+		m.waiters = append(m.waiters, c.done)
+	case phaseBackoff:
+		m.enter(phaseSuspending, c.reason)
+		m.waiters = append(m.waiters, c.done)
+		m.finishSuspend()
+	}
+}
+
+// finishSuspend goes on after the worker's end: from here on this process
+// answers. The kernel's caches are swept once more, for what was read between
+// the worker's sweep and its end.
+func (m *mounted) finishSuspend() {
+	m.refuse()
+	m.enter(phaseSuspended, m.reason())
+	m.settle(nil)
+}
+
+// suspendedDetail is what an event says about a worker's suspending sequence.
+func suspendedDetail(s *worker.Suspended) map[string]string {
+	if s == nil {
+		return nil
+	}
+	return map[string]string{
+		"nodes":   strconv.Itoa(s.Nodes),
+		"refused": strconv.Itoa(s.Refused),
+		"lost":    strconv.Itoa(s.Lost),
+	}
+}
+
+// restore gives access back: a new worker takes over. If none can be had the
+// volume stays suspended and the caller learns why.
+func (m *mounted) restore(c command) {
+	switch m.phase() {
+	case phaseServing:
+		c.done <- nil
+	case phaseClosing, phaseGone:
+		c.done <- errNotMounted(m.account, m.name)
+	case phaseSuspending:
+		c.done <- api.Errorf(api.CodeBusy, "the volume is being suspended; try again in a moment")
+	case phaseStarting:
+		m.waiters = append(m.waiters, c.done)
+		m.restoring = m.answerer != nil
+	case phaseBackoff, phaseSuspended:
+		m.waiters = append(m.waiters, c.done)
+		m.startWorker(m.phase() == phaseSuspended)
+	}
+}

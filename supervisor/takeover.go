@@ -1,0 +1,210 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cmkfs/account"
+	"cmkfs/hsm"
+	"cmkfs/supervisor/api"
+	"cmkfs/worker"
+)
+
+const (
+	// openTimeout bounds one start of a worker, the key's release and the
+	// recovery of the journal included.
+	openTimeout = 60 * time.Second
+	// patience is how long requests wait in the kernel for a new worker before
+	// they are refused.
+	patience = 20 * time.Second
+	// Failed starts: after so many within the window, requests are refused
+	// while starting is tried again, after longer and longer delays.
+	maxFailures   = 3
+	failureWindow = 10 * time.Second
+	firstDelay    = 2 * time.Second
+	maxDelay      = time.Minute
+	// retryPause is the pause between the first failed starts.
+	retryPause = 100 * time.Millisecond
+	// stillborn is the shortest life of a worker that counts as one: a worker
+	// that dies sooner may be dying of the request it is given, and counts as a
+	// failed start.
+	stillborn = 200 * time.Millisecond
+)
+
+// attempt is a start of a worker under way.
+type attempt struct {
+	cancel context.CancelFunc
+	done   chan opened
+}
+
+// opened is the result of an attempt.
+type opened struct {
+	worker *workerProcess
+	err    error
+}
+
+func (m *mounted) attemptDone() <-chan opened {
+	if m.attempt != nil {
+		return m.attempt.done
+	}
+	return nil
+}
+
+// workerDied reacts to the end of the worker. The supervisor's descriptor keeps
+// the mount alive, and requests wait.
+func (m *mounted) workerDied() {
+	w := m.worker()
+	m.setWorker(nil)
+	code := w.exitCode()
+	switch p := m.phase(); {
+	case p == phaseSuspending:
+		m.finishSuspend()
+	case p == phaseClosing:
+		m.finishClose(w)
+	case code == worker.ExitOK:
+		// Neither suspended nor told to unmount: somebody else unmounted.
+		m.close()
+	case code == worker.ExitOrphan:
+		// Its lease ran out and it suspended by itself; the account's runner
+		// says the same, or will.
+		m.setReason("the lease has run out")
+		m.finishSuspend()
+	default:
+		m.log.Warn("the worker ended; starting another", "pid", w.pid, "err", w.failure())
+		m.mu.Lock()
+		m.mu.restarts++
+		m.mu.Unlock()
+		if time.Since(m.servingFrom) < stillborn {
+			m.startFailed(w.failure())
+			return
+		}
+		m.startWorker(false)
+	}
+}
+
+// startWorker begins an attempt. The answerer, if there is one, goes on
+// refusing requests until a worker is ready.
+func (m *mounted) startWorker(restoring bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	m.attempt = &attempt{cancel: cancel, done: make(chan opened, 1)}
+	m.restoring = restoring
+	reason := ""
+	if m.answerer != nil {
+		reason = m.reason()
+	}
+	m.enter(phaseStarting, reason)
+	if m.answerer == nil {
+		m.wait.Reset(patience)
+	}
+	go func(done chan<- opened) {
+		w, err := m.open(ctx)
+		done <- opened{w, err}
+	}(m.attempt.done)
+}
+
+// attemptEnded takes the result of an attempt in.
+func (m *mounted) attemptEnded(r opened) {
+	m.attempt.cancel()
+	m.attempt = nil
+	switch p := m.phase(); {
+	case p == phaseSuspending || p == phaseClosing:
+		// It was cancelled, too late perhaps.
+		if r.worker != nil {
+			r.worker.stop()
+		}
+		if p == phaseSuspending {
+			m.finishSuspend()
+		} else {
+			m.finishClose(r.worker)
+		}
+	case r.err == nil:
+		m.failures, m.delay = nil, 0
+		m.handOver(r.worker)
+		m.settle(nil)
+	case m.restoring:
+		m.enter(phaseSuspended, m.reason())
+		m.settle(r.err)
+	default:
+		m.startFailed(r.err)
+	}
+}
+
+// handOver lets a worker that has opened the volume answer the mount's
+// requests. From the moment the answerer has stopped until the worker reads,
+// requests wait in the kernel; nobody refuses them any more.
+func (m *mounted) handOver(w *workerProcess) {
+	if m.answerer != nil {
+		m.answerer.Forward(func(request []byte) error { return w.conn.SendForward(request) })
+		m.answerer.Stop()
+		m.answerer = nil
+	}
+	m.setWorker(w)
+	m.servingFrom = time.Now()
+	m.enter(phaseServing, "")
+	err := w.conn.Send(worker.Request{Serve: &worker.Serve{
+		Mount: m.config, Init: m.device.Init, Session: m.session,
+		Resend: m.device.Resend, Errno: int(m.errno),
+	}}, m.device.File, m.device.Nodes.File())
+	if err != nil {
+		m.log.Warn("the worker is gone before it served", "err", err)
+		return // the loop sees its end
+	}
+	m.renew(m.deadline()) // it may have been renewed while the worker started
+}
+
+// startFailed decides what follows from a failed start: another one soon, or
+// refusing requests and trying again later.
+func (m *mounted) startFailed(err error) {
+	now := time.Now()
+	m.failures = append(m.failures, now)
+	for now.Sub(m.failures[0]) > failureWindow {
+		m.failures = m.failures[1:]
+	}
+	m.log.Warn("no worker could be started", "failures", len(m.failures), "err", err)
+	if m.answerer == nil && len(m.failures) < maxFailures && worthRetrying(err) {
+		m.enter(phaseBackoff, err.Error())
+		m.wait.Reset(retryPause)
+		return
+	}
+	if m.answerer == nil {
+		m.event(account.Event{Kind: "volume-refusing", Reason: err.Error()})
+	}
+	m.enter(phaseBackoff, err.Error())
+	m.refuse()
+	m.delay = min(max(2*m.delay, firstDelay), maxDelay)
+	m.wait.Reset(m.delay)
+}
+
+// worthRetrying says whether a start that failed may succeed a moment later.
+func worthRetrying(err error) bool {
+	var key *hsm.Error
+	if errors.As(err, &key) {
+		return key.Kind == hsm.KindUnreachable || key.Kind == hsm.KindThrottled
+	}
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e.Code == api.CodeFailed || e.Code == api.CodeBusy
+	}
+	return true
+}
+
+// lostPatience stops making requests wait for the attempt under way.
+func (m *mounted) lostPatience() {
+	const reason = "no volume worker could be started in time"
+	m.setReason(reason)
+	m.event(account.Event{Kind: "volume-refusing", Reason: reason})
+	m.refuse()
+}
+
+func (m *mounted) reason() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.reason
+}
+
+func (m *mounted) setReason(reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.reason = reason
+}
