@@ -13,20 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cmkfs/hsm"
+	"cmkfs/account"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
 )
 
-// keyRef names the volume key a worker shall get: how the key agent finds it.
-type keyRef struct {
-	Key      hsm.Config
-	AEKID    string
-	AEK      keyagent.AEK
-	VolumeID [16]byte
-	VEK      keyagent.VEK
-}
+// aek finds an account encryption key by the id a superblock names.
+type aek func(id string) (*account.AEKRecord, error)
 
 // spawner starts worker processes.
 type spawner struct {
@@ -37,12 +31,13 @@ type spawner struct {
 
 // workerProcess is one life of a worker.
 type workerProcess struct {
-	pid   int
-	conn  *worker.Conn
-	cmd   *exec.Cmd
-	log   *slog.Logger
-	ready chan struct{} // closed when the worker has opened the volume
-	dead  chan struct{} // closed when it is reaped; exit is set then
+	pid    int
+	conn   *worker.Conn
+	cmd    *exec.Cmd
+	log    *slog.Logger
+	sealed chan worker.Sealed // which key it needs
+	ready  chan struct{}      // closed when the worker has opened the volume
+	dead   chan struct{}      // closed when it is reaped; exit is set then
 
 	readyOnce sync.Once // a worker is not trusted to say it only once
 
@@ -62,7 +57,7 @@ type workerProcess struct {
 // start runs a worker, sends its first message and has the key agent hand it
 // its key. The worker is killed if any of this fails; the error is an
 // *hsm.Error if it is the key that cannot be had.
-func (s *spawner) start(ctx context.Context, start worker.Start, key keyRef, onReply func(worker.Reply)) (*workerProcess, error) {
+func (s *spawner) start(ctx context.Context, start worker.Start, find aek, onReply func(worker.Reply)) (*workerProcess, error) {
 	conn, far, err := worker.Pair()
 	if err != nil {
 		return nil, err
@@ -93,19 +88,41 @@ func (s *spawner) start(ctx context.Context, start worker.Start, key keyRef, onR
 	far.Close()
 	p := &workerProcess{
 		pid: cmd.Process.Pid, conn: conn, cmd: cmd, onReply: onReply,
-		log:   s.log.With("vol", start.Label, "worker", cmd.Process.Pid),
-		ready: make(chan struct{}), dead: make(chan struct{}),
+		log:    s.log.With("vol", start.Label, "worker", cmd.Process.Pid),
+		sealed: make(chan worker.Sealed, 1), ready: make(chan struct{}), dead: make(chan struct{}),
 	}
 	go p.receive()
 	if err := conn.Send(worker.Request{Start: &start}); err != nil {
-		p.kill()
+		p.stop()
 		return nil, fmt.Errorf("start a worker: %w", err)
 	}
-	if err := s.agent.Release(ctx, key.Key, key.AEKID, key.AEK, key.VolumeID, key.VEK, keyNear); err != nil {
-		p.kill()
+	if err := s.release(ctx, p, start, find, keyNear); err != nil {
+		p.stop()
 		return nil, err
 	}
 	return p, nil
+}
+
+// release has the key agent hand the worker its key.
+func (s *spawner) release(ctx context.Context, p *workerProcess, start worker.Start, find aek, to *os.File) error {
+	var sealed worker.Sealed
+	if start.Format != nil {
+		sealed = start.Format.Sealed
+	} else {
+		select {
+		case sealed = <-p.sealed:
+		case <-p.dead:
+			return p.failure()
+		case <-ctx.Done():
+			return fmt.Errorf("the volume worker did not start in time: %w", ctx.Err())
+		}
+	}
+	record, err := find(sealed.AEKID)
+	if err != nil {
+		return err
+	}
+	return s.agent.Release(ctx, record.Key, record.ID, keyagent.AEK{Wrapped: record.Wrapped, Commitment: record.Commitment},
+		sealed.VolumeID, keyagent.VEK{Sealed: sealed.VEK, Commitment: sealed.Commitment}, to)
 }
 
 // workerEnv is what a worker sees of the environment: the Go runtime's
@@ -128,7 +145,7 @@ func (p *workerProcess) waitReady(ctx context.Context) error {
 	case <-p.dead:
 		return p.failure()
 	case <-ctx.Done():
-		p.kill()
+		p.stop()
 		return fmt.Errorf("the volume worker did not open the volume in time: %w", ctx.Err())
 	}
 }
@@ -138,7 +155,7 @@ func (p *workerProcess) waitDone(ctx context.Context) (worker.Done, error) {
 	select {
 	case <-p.dead:
 	case <-ctx.Done():
-		p.kill()
+		p.stop()
 		return worker.Done{}, ctx.Err()
 	}
 	p.mu.Lock()
@@ -207,6 +224,11 @@ func (p *workerProcess) take(r worker.Reply) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case r.Sealed != nil:
+		select {
+		case p.sealed <- *r.Sealed:
+		default: // only the first counts
+		}
 	case r.Ready != nil:
 		p.readyOnce.Do(func() { close(p.ready) })
 	case r.Failed != nil:

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cmkfs/crypto"
+	"cmkfs/store"
 )
 
 // Arguments after the command's name. The directory is an argument because it
@@ -147,17 +147,17 @@ func (w *process) run() int {
 	start := *r.Start
 	w.log = w.log.With("vol", start.Label)
 	slog.SetDefault(w.log)
-	key, err := w.readKey()
+	dir, err := store.OpenDir(start.Dir)
 	if err != nil {
-		return w.fail(ClassKey, err)
+		return w.fail(ClassOther, fmt.Errorf("volume directory: %w", err))
 	}
 	switch {
 	case start.Mode == ModeServe && start.Lease != nil:
-		return w.serve(start, key)
+		return w.serve(dir, *start.Lease)
 	case start.Mode == ModeFormat && start.Format != nil:
-		return w.format(start, key)
+		return w.format(dir, *start.Format)
 	case start.Mode == ModeCheck && start.Check != nil:
-		return w.check(start, key)
+		return w.check(dir, *start.Check)
 	}
 	return w.fail(ClassOther, fmt.Errorf("start without what mode %q needs", start.Mode))
 }
@@ -176,18 +176,6 @@ func (w *process) receive() {
 		}
 		w.requests <- m
 	}
-}
-
-// readKey waits for the volume's key. If none can be had the supervisor closes
-// the socket; if the supervisor dies it is closed, too.
-func (w *process) readKey() (crypto.Key, error) {
-	f := os.NewFile(FDKey, "key")
-	defer f.Close()
-	var key crypto.Key
-	if _, err := io.ReadFull(f, key[:]); err != nil {
-		return crypto.Key{}, fmt.Errorf("no key arrived: %w", err)
-	}
-	return key, nil
 }
 
 // fail reports why the worker gives up.

@@ -42,6 +42,7 @@ type Request struct {
 // Reply is a message from the worker to the supervisor. Exactly one field is
 // set.
 type Reply struct {
+	Sealed    *Sealed    `json:"sealed,omitempty"`    // which key the volume needs; waiting for it
 	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Serve
 	Stats     *Stats     `json:"stats,omitempty"`     // the answer to a stats request
 	Suspended *Suspended `json:"suspended,omitempty"` // nothing is left; about to exit
@@ -53,11 +54,9 @@ type Reply struct {
 
 // Start says what to do. Lease, Format or Check belongs to the mode.
 type Start struct {
-	Mode     Mode     `json:"mode"`
-	Dir      string   `json:"dir"`      // the volume's directory
-	Label    string   `json:"label"`    // ACCOUNT/VOLUME, for the log
-	VolumeID [16]byte `json:"volumeId"` // must be the superblock's
-	Quota    uint64   `json:"quota"`    // bytes, 0 = none
+	Mode  Mode   `json:"mode"`
+	Dir   string `json:"dir"`   // the volume's directory
+	Label string `json:"label"` // ACCOUNT/VOLUME, for the log
 
 	Lease  *Lease  `json:"lease,omitempty"`
 	Format *Format `json:"format,omitempty"`
@@ -78,10 +77,19 @@ type Serve struct {
 
 // Format holds what goes into a new volume's superblock.
 type Format struct {
-	AEKID        string `json:"aekId"`
-	SealedVEK    []byte `json:"sealedVek"`
-	Commitment   []byte `json:"commitment"`
+	Sealed       Sealed `json:"sealed"`
 	JournalBytes int64  `json:"journalBytes,omitempty"` // 0 = the default
+}
+
+// Sealed is the volume's key as its superblock holds it. The worker reads the
+// superblock, not the supervisor: whatever is wrong with a file on disk, only a
+// confined process meets it.
+type Sealed struct {
+	VolumeID   [16]byte `json:"volumeId"`
+	AEKID      string   `json:"aekId"` // which account encryption key it is sealed under
+	VEK        []byte   `json:"vek"`
+	Commitment []byte   `json:"commitment"`
+	Quota      uint64   `json:"quota"` // bytes, 0 = none
 }
 
 // Check says how deep a check looks.

@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cmkfs/crypto"
 	"cmkfs/fs"
 	"cmkfs/meta"
+	"cmkfs/store"
 )
 
 const (
@@ -41,16 +41,20 @@ type serving struct {
 
 // serve opens the volume and answers the mount's requests until the volume is
 // suspended or unmounted.
-func (w *process) serve(start Start, key crypto.Key) int {
+func (w *process) serve(dir store.Store, lease Lease) int {
 	ctx := context.Background()
-	volume, err := openVolume(ctx, start, key, w.log)
+	cfg, err := w.unlock(dir)
+	if err != nil {
+		return w.fail(classOf(err), err)
+	}
+	volume, err := meta.Open(ctx, cfg)
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
 	if err := w.conn.Send(Reply{Ready: &Ready{PID: os.Getpid()}}); err != nil {
 		return ExitOrphan // nothing was served yet
 	}
-	s := &serving{process: w, volume: volume, deadline: start.Lease.Deadline, served: make(chan error, 1)}
+	s := &serving{process: w, volume: volume, deadline: lease.Deadline, served: make(chan error, 1)}
 	return s.loop(ctx)
 }
 

@@ -4,45 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"cmkfs/crypto"
 	"cmkfs/meta"
 	"cmkfs/store"
 )
 
-// config is how a volume is opened or made.
-func config(start Start, key crypto.Key, log *slog.Logger) (meta.Config, error) {
-	dir, err := store.OpenDir(start.Dir)
+// unlock says which key the volume needs and waits for it.
+func (w *process) unlock(dir store.Store) (meta.Config, error) {
+	block, err := meta.ReadSuperblock(dir)
 	if err != nil {
-		return meta.Config{}, fmt.Errorf("volume directory: %w", err)
+		return meta.Config{}, err
 	}
-	return meta.Config{
-		Store: dir, Key: key, VolumeID: start.VolumeID, Quota: start.Quota, Log: log,
-	}, nil
-}
-
-func openVolume(ctx context.Context, start Start, key crypto.Key, log *slog.Logger) (*meta.Volume, error) {
-	cfg, err := config(start, key, log)
+	err = w.conn.Send(Reply{Sealed: &Sealed{
+		VolumeID: block.VolumeID, AEKID: block.AEKID, VEK: block.SealedVEK,
+		Commitment: block.Commitment, Quota: block.Quota,
+	}})
 	if err != nil {
-		return nil, err
+		return meta.Config{}, err
 	}
-	return meta.Open(ctx, cfg)
+	key, err := readKey()
+	if err != nil {
+		return meta.Config{}, err
+	}
+	return meta.Config{Store: dir, Key: key, VolumeID: block.VolumeID, Quota: block.Quota, Log: w.log}, nil
 }
 
 // format creates the volume.
-func (w *process) format(start Start, key crypto.Key) int {
-	ctx := context.Background()
-	cfg, err := config(start, key, w.log)
+func (w *process) format(dir store.Store, f Format) int {
+	key, err := readKey()
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
-	err = meta.Create(ctx, cfg, meta.Params{
-		JournalBytes: start.Format.JournalBytes,
-		SealedVEK:    start.Format.SealedVEK,
-		AEKID:        start.Format.AEKID,
-		Commitment:   start.Format.Commitment,
-		Quota:        start.Quota,
+	cfg := meta.Config{Store: dir, Key: key, VolumeID: f.Sealed.VolumeID, Quota: f.Sealed.Quota, Log: w.log}
+	err = meta.Create(context.Background(), cfg, meta.Params{
+		JournalBytes: f.JournalBytes,
+		SealedVEK:    f.Sealed.VEK,
+		AEKID:        f.Sealed.AEKID,
+		Commitment:   f.Sealed.Commitment,
+		Quota:        f.Sealed.Quota,
 	})
 	if err != nil {
 		return w.fail(classOf(err), err)
@@ -51,7 +51,11 @@ func (w *process) format(start Start, key crypto.Key) int {
 }
 
 // check looks for damage and reports it as it is found.
-func (w *process) check(start Start, key crypto.Key) int {
+func (w *process) check(dir store.Store, c Check) int {
+	cfg, err := w.unlock(dir)
+	if err != nil {
+		return w.fail(classOf(err), err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -59,10 +63,6 @@ func (w *process) check(start Start, key crypto.Key) int {
 		}
 		cancel() // nobody reads the findings any more
 	}()
-	cfg, err := config(start, key, w.log)
-	if err != nil {
-		return w.fail(classOf(err), err)
-	}
 	return w.fail(ClassOther, errors.New("unsupported"+fmt.Sprint(ctx, cfg)))
 }
 
@@ -84,7 +84,7 @@ func classOf(err error) Class {
 		return ClassVersion
 	case errors.As(err, &corrupt):
 		return ClassCorrupt
-	case errors.Is(err, crypto.ErrAuth):
+	case errors.Is(err, errNoKey), errors.Is(err, crypto.ErrAuth):
 		return ClassKey
 	case errors.Is(err, store.ErrFull), errors.Is(err, meta.ErrNoSpace):
 		return ClassSpace
