@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"syscall"
@@ -161,7 +160,7 @@ func (m *mounted) run(first *workerProcess) {
 	if first != nil {
 		m.handOver(first)
 	} else {
-		m.finishSuspend()
+		m.finishSuspend(nil)
 	}
 	for m.phase() != phaseGone {
 		select {
@@ -269,12 +268,10 @@ func (m *mounted) settle(err error) {
 func (m *mounted) refuse() {
 	if m.answerer == nil {
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
-	} else {
-		m.answerer.SetErrno(m.errno)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), invalidateTimeout)
 	defer cancel()
-	if err := m.device.InvalidateAll(ctx); err != nil && !errors.Is(err, syscall.ENODEV) {
+	if _, err := m.device.InvalidateAll(ctx); err != nil {
 		m.log.Error("cannot drop the kernel's caches", "err", err)
 	}
 }

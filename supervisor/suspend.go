@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"cmkfs/account"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
 )
@@ -22,7 +23,6 @@ func (m *mounted) suspend(c command) {
 		c.done <- errNotMounted(m.account, m.name)
 		return
 	case phaseSuspended:
-		m.answerer.SetErrno(c.errno)
 		m.setReason(c.reason)
 		c.done <- nil
 		return
@@ -47,16 +47,17 @@ func (m *mounted) suspend(c command) {
 	case phaseBackoff:
 		m.enter(phaseSuspending, c.reason)
 		m.waiters = append(m.waiters, c.done)
-		m.finishSuspend()
+		m.finishSuspend(nil)
 	}
 }
 
 // finishSuspend goes on after the worker's end: from here on this process
 // answers. The kernel's caches are swept once more, for what was read between
-// the worker's sweep and its end.
-func (m *mounted) finishSuspend() {
+// the worker's sweep and its end. did is the worker's report, if there is one.
+func (m *mounted) finishSuspend(did *worker.Suspended) {
 	m.refuse()
 	m.enter(phaseSuspended, m.reason())
+	m.event(account.Event{Kind: "volume-suspended", Reason: m.reason(), Detail: suspendedDetail(did)})
 	m.settle(nil)
 }
 
@@ -67,8 +68,10 @@ func suspendedDetail(s *worker.Suspended) map[string]string {
 	}
 	return map[string]string{
 		"nodes":   strconv.Itoa(s.Nodes),
+		"writes":  strconv.Itoa(s.Writes),
+		"bytes":   strconv.FormatInt(s.Bytes, 10),
 		"refused": strconv.Itoa(s.Refused),
-		"lost":    strconv.Itoa(s.Lost),
+		"overdue": strconv.Itoa(s.Overdue),
 	}
 }
 

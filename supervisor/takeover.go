@@ -59,7 +59,7 @@ func (m *mounted) workerDied() {
 	code := w.exitCode()
 	switch p := m.phase(); {
 	case p == phaseSuspending:
-		m.finishSuspend()
+		m.finishSuspend(w.suspended())
 	case p == phaseClosing:
 		m.finishClose(w)
 	case code == worker.ExitOK:
@@ -69,7 +69,7 @@ func (m *mounted) workerDied() {
 		// Its lease ran out and it suspended by itself; the account's runner
 		// says the same, or will.
 		m.setReason("the lease has run out")
-		m.finishSuspend()
+		m.finishSuspend(nil)
 	default:
 		m.log.Warn("the worker ended; starting another", "pid", w.pid, "err", w.failure())
 		m.mu.Lock()
@@ -79,6 +79,7 @@ func (m *mounted) workerDied() {
 			m.startFailed(w.failure())
 			return
 		}
+		m.event(account.Event{Kind: "worker-restarted", Reason: w.failure().Error()})
 		m.startWorker(false)
 	}
 }
@@ -114,9 +115,9 @@ func (m *mounted) attemptEnded(r opened) {
 			r.worker.stop()
 		}
 		if p == phaseSuspending {
-			m.finishSuspend()
+			m.finishSuspend(nil)
 		} else {
-			m.finishClose(r.worker)
+			m.finishClose(nil)
 		}
 	case r.err == nil:
 		m.failures, m.delay = nil, 0
@@ -134,9 +135,12 @@ func (m *mounted) attemptEnded(r opened) {
 // requests. From the moment the answerer has stopped until the worker reads,
 // requests wait in the kernel; nobody refuses them any more.
 func (m *mounted) handOver(w *workerProcess) {
+	var late [][]byte
 	if m.answerer != nil {
-		m.answerer.Forward(func(request []byte) error { return w.conn.SendForward(request) })
-		m.answerer.Stop()
+		defer m.event(account.Event{Kind: "volume-restored"})
+		// A worker that is gone again is noticed by the loop.
+		m.answerer.Forward = func(request []byte) { _ = w.conn.SendForward(request) }
+		late = m.answerer.Stop()
 		m.answerer = nil
 	}
 	m.setWorker(w)
@@ -149,6 +153,9 @@ func (m *mounted) handOver(w *workerProcess) {
 	if err != nil {
 		m.log.Warn("the worker is gone before it served", "err", err)
 		return // the loop sees its end
+	}
+	for _, request := range late {
+		_ = w.conn.SendForward(request) // as above
 	}
 	m.renew(m.deadline()) // it may have been renewed while the worker started
 }

@@ -1,14 +1,15 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
+	"cmkfs/fs"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
 )
@@ -49,23 +50,18 @@ func (m *mounted) unmount(c command) {
 		return
 	}
 	m.unmounting = &c
-	go func() { m.unmountDone <- unmountPoint(m.mountPoint, c.how, detached) }()
+	go func() { m.unmountDone <- unmountDevice(m.device, c.how, detached) }()
 }
 
-// unmountPoint calls umount(2) the way the mode says.
-func unmountPoint(path string, how unmountMode, detached bool) error {
+// unmountDevice calls umount(2) the way the mode says.
+func unmountDevice(d *fs.Device, how unmountMode, detached bool) error {
 	if detached {
 		return nil
 	}
-	if how == unmountLazy {
-		return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	}
+	ctx := context.Background()
 	for end := time.Now().Add(busyWait); ; time.Sleep(100 * time.Millisecond) {
-		err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
-		if how == unmountClean || !errors.Is(err, unix.EBUSY) {
-			return err
-		}
-		if time.Now().After(end) {
+		err := d.Unmount(ctx, how == unmountLazy)
+		if how != unmountForce || !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
 			return err
 		}
 	}
@@ -86,7 +82,7 @@ func (m *mounted) unmountEnded(err error) {
 	case errors.Is(err, unix.EBUSY):
 		c.done <- api.Errorf(api.CodeBusy, fmt.Sprintf("%s is in use: files on it are open, or it is a working directory", m.mountPoint))
 	case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: not a mount point any more
-		c.done <- fmt.Errorf("unmount %s: %w", m.mountPoint, err)
+		c.done <- err
 	case c.how == unmountLazy:
 		m.mu.Lock()
 		m.mu.detached = true
@@ -102,8 +98,13 @@ func (m *mounted) unmountEnded(err error) {
 // forceOut ends a mount whose files are open: what was written is made durable
 // and nothing readable stays behind, then the mount goes.
 func (m *mounted) forceOut() {
-	if err := unix.Unmount(m.mountPoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-		m.log.Error("unmount", "err", err)
+	m.mu.Lock()
+	detached := m.mu.detached
+	m.mu.Unlock()
+	if !detached { // else something else may be mounted there by now
+		if err := m.device.Unmount(context.Background(), true); err != nil && !errors.Is(err, unix.EINVAL) {
+			m.log.Error("unmount", "err", err)
+		}
 	}
 	w := m.worker()
 	if w == nil {
@@ -147,7 +148,7 @@ func (m *mounted) finishClose(w *workerProcess) {
 	if w != nil && w.exitCode() != worker.ExitOK {
 		m.log.Error("the volume was not closed cleanly; the next mount recovers it", "err", w.failure())
 	}
-	if cerr := m.device.Close(); cerr != nil && !errors.Is(cerr, syscall.ENODEV) {
+	if cerr := m.device.Close(); cerr != nil {
 		err = fmt.Errorf("close the mount of %s: %w", m.name, cerr)
 	}
 	m.event(account.Event{Kind: "volume-unmounted", Detail: map[string]string{"mountPoint": m.mountPoint}})

@@ -46,6 +46,10 @@ func hideMemory() error {
 	return nil
 }
 
+// secureBits are, of <linux/securebits.h>: NOROOT, NO_SETUID_FIXUP and
+// NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS.
+const secureBits = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<6 | 1<<7
+
 // dropCapabilities empties every capability set, the bounding set included,
 // and stops user id 0 from regaining them by exec. The volume's directory
 // belongs to our user id, and all ownership inside the volume is its metadata.
@@ -59,11 +63,7 @@ func dropCapabilities() error {
 			return fmt.Errorf("capability bounding set: %w", err)
 		}
 	}
-	const bits = unix.SECBIT_NOROOT | unix.SECBIT_NOROOT_LOCKED |
-		unix.SECBIT_NO_SETUID_FIXUP | unix.SECBIT_NO_SETUID_FIXUP_LOCKED |
-		unix.SECBIT_KEEP_CAPS_LOCKED |
-		unix.SECBIT_NO_CAP_AMBIENT_RAISE | unix.SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, bits, 0, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secureBits, 0, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("secure bits: %w", err)
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -137,9 +137,7 @@ type Stats struct {
 
 // Suspended counts what the suspending sequence did.
 type Suspended struct {
-	Nodes   int `json:"nodes"`   // nodes invalidated in the kernel
-	Refused int `json:"refused"` // requests answered with the errno
-	Lost    int `json:"lost"`    // writes of the kernel's cache that could not be saved
+	fs.Drained
 }
 
 // Class says what kind of failure a Failed message reports, so that the

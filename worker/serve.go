@@ -77,7 +77,6 @@ func (s *serving) takeOver(m Serve, files []*os.File) error {
 		Session: m.Session,
 		Resend:  m.Resend,
 		Errno:   s.errno,
-		Readers: 2 * runtime.GOMAXPROCS(0),
 		Log:     s.log,
 	})
 	if err != nil {
@@ -164,9 +163,8 @@ func (s *serving) suspend(ctx context.Context, errno syscall.Errno) (Suspended, 
 	var counts Suspended
 	if s.server != nil {
 		var err error
-		if counts, err = s.server.Suspend(ctx, errno); err != nil {
-			// What could not be drained was refused and will be reported to its
-			// writer; what was answered is in the journal in any case.
+		if counts.Drained, err = s.server.Suspend(ctx, errno); err != nil {
+			// Some cached page may be left; the supervisor sweeps once more.
 			s.log.Warn("suspending was not complete", "err", err)
 		}
 	}

@@ -1,0 +1,49 @@
+package supervisor
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Config says how to run the daemon.
+type Config struct {
+	StateDir string // made if it is missing; its parent must exist
+	Version  string // shown by status
+
+	// WorkerCommand and AgentCommand are the argv of the child processes;
+	// nil = {"/proc/self/exe", "worker"} and {"/proc/self/exe", "key-agent"}.
+	WorkerCommand []string
+	AgentCommand  []string
+
+	// AgentTimeout bounds one question to a key; 0 = the key agent's default.
+	AgentTimeout time.Duration
+	// DrainTimeout bounds how long a suspension waits for the kernel to write
+	// dirty pages back; what is not saved by then is lost to its writer. 0 =
+	// 10 s.
+	DrainTimeout time.Duration
+
+	// MetricsListen is a loopback address for Prometheus; "" = none.
+	MetricsListen string
+
+	Log *slog.Logger // nil = slog.Default
+	// Listening, if set, is called when the admin socket accepts commands.
+	Listening func()
+}
+
+const defaultDrainTimeout = 10 * time.Second
+
+func (c Config) withDefaults() Config {
+	if c.WorkerCommand == nil {
+		c.WorkerCommand = []string{"/proc/self/exe", "worker"}
+	}
+	if c.AgentCommand == nil {
+		c.AgentCommand = []string{"/proc/self/exe", "key-agent"}
+	}
+	if c.DrainTimeout <= 0 {
+		c.DrainTimeout = defaultDrainTimeout
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return c
+}
