@@ -62,8 +62,8 @@ type mounted struct {
 
 	// open starts a worker and waits until it has opened the volume.
 	open func(ctx context.Context) (*workerProcess, error)
-	// deadline is the end of the lease now, as worker.Now counts.
-	deadline func() int64
+	// lease is until when a worker may hold the key, or why it may not.
+	lease func() (deadline int64, err error)
 	// event reports to the account's log; the loop fills in the volume.
 	event func(account.Event)
 	// gone is called by the loop as its last act.
@@ -79,6 +79,7 @@ type mounted struct {
 		worker   *workerProcess
 		restarts int
 		detached bool // the mount point is free although the mount lives on
+		held     bool // an operator suspended this volume: only an operator restores
 	}
 
 	// The rest belongs to the loop.
@@ -151,12 +152,38 @@ func (m *mounted) renew(deadline int64) {
 	}
 }
 
+// renewEvery is how often the loop looks for a newer lease by itself: the leases
+// that no runner extends are good for much longer.
+const renewEvery = 30 * time.Second
+
+// renewNow tells the worker the lease as it is now.
+func (m *mounted) renewNow() {
+	if deadline, err := m.lease(); err == nil {
+		m.renew(deadline)
+	}
+}
+
+// hold keeps the account from restoring the volume, or lets it again.
+func (m *mounted) hold(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.held = on
+}
+
+func (m *mounted) held() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.held
+}
+
 // run is the loop, from the mount to its end. It begins with a worker that has
 // opened the volume, or suspended with none.
 func (m *mounted) run(first *workerProcess) {
 	m.wait = time.NewTimer(time.Hour)
 	m.wait.Stop()
 	m.unmountDone = make(chan error, 1)
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
 	if first != nil {
 		m.handOver(first)
 	} else {
@@ -176,6 +203,8 @@ func (m *mounted) run(first *workerProcess) {
 			m.close() // the mount was ended by somebody else
 		case <-m.wait.C:
 			m.timeUp()
+		case <-renew.C:
+			m.renewNow()
 		}
 	}
 	close(m.ended)

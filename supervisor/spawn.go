@@ -32,6 +32,7 @@ type spawner struct {
 // workerProcess is one life of a worker.
 type workerProcess struct {
 	pid    int
+	aekID  string // the account encryption key its key is sealed under
 	conn   *worker.Conn
 	cmd    *exec.Cmd
 	log    *slog.Logger
@@ -117,11 +118,12 @@ func (s *spawner) release(ctx context.Context, p *workerProcess, start worker.St
 			return fmt.Errorf("the volume worker did not start in time: %w", ctx.Err())
 		}
 	}
+	p.aekID = sealed.AEKID
 	record, err := find(sealed.AEKID)
 	if err != nil {
 		return err
 	}
-	return s.agent.Release(ctx, record.Key, record.ID, keyagent.AEK{Wrapped: record.Wrapped, Commitment: record.Commitment},
+	return s.agent.Release(ctx, record.Key, record.ID, stored(record),
 		sealed.VolumeID, keyagent.VEK{Sealed: sealed.VEK, Commitment: sealed.Commitment}, to)
 }
 

@@ -157,7 +157,7 @@ func (m *mounted) handOver(w *workerProcess) {
 	for _, request := range late {
 		_ = w.conn.SendForward(request) // as above
 	}
-	m.renew(m.deadline()) // it may have been renewed while the worker started
+	m.renewNow() // it may have been renewed while the worker started
 }
 
 // startFailed decides what follows from a failed start: another one soon, or

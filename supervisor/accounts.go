@@ -1,0 +1,277 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"cmkfs/account"
+	"cmkfs/supervisor/api"
+)
+
+// acct is one account of a running daemon.
+type acct struct {
+	s      *Supervisor
+	name   string
+	events *account.EventLog
+
+	// changes is held for writing while the account's record is being changed,
+	// for reading while a volume is made under one of its keys.
+	changes sync.RWMutex
+
+	mu struct {
+		sync.Mutex
+		record     *account.Account // replaced, never modified
+		runner     *account.Runner  // nil = the account has no key yet
+		stopRunner func()
+		opening    map[*opening]bool
+	}
+}
+
+// opening is a mount whose worker may have a key although the volume is not
+// among the mounted ones yet.
+type opening struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// loadAccount starts an account that is in the state directory.
+func (s *Supervisor) loadAccount(name string) (*acct, error) {
+	record, err := s.dir.Account(name)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := s.dir.LoadLease(name)
+	if err != nil {
+		return nil, err
+	}
+	events, err := s.dir.OpenEvents(name)
+	if err != nil {
+		return nil, err
+	}
+	a := &acct{s: s, name: name, events: events}
+	a.mu.record = record
+	a.mu.opening = map[*opening]bool{}
+	s.mu.Lock()
+	s.mu.accounts[name] = a
+	s.mu.Unlock()
+	a.startRunner(stored)
+	return a, nil
+}
+
+// account returns a running account.
+func (s *Supervisor) account(name string) (*acct, error) {
+	if err := account.CheckName("account", name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	a := s.mu.accounts[name]
+	s.mu.Unlock()
+	if a == nil {
+		_, err := s.dir.Account(name) // says what is wrong
+		if err == nil {
+			err = fmt.Errorf("account %s could not be loaded when the daemon started; see its log", name)
+		}
+		return nil, err
+	}
+	return a, nil
+}
+
+// accounts returns all running accounts, sorted by name.
+func (s *Supervisor) accounts() []*acct {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*acct
+	for _, name := range slices.Sorted(maps.Keys(s.mu.accounts)) {
+		all = append(all, s.mu.accounts[name])
+	}
+	return all
+}
+
+func (a *acct) record() *account.Account {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.record
+}
+
+// runner returns the lease's runner; nil while the account has no key.
+func (a *acct) runner() *account.Runner {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.runner
+}
+
+// save stores a changed record. The caller holds changes.
+func (a *acct) save(r *account.Account) error {
+	if err := a.s.dir.SaveAccount(r); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.record = r
+	return nil
+}
+
+// event writes to the account's audit log. A full disk must not keep volumes
+// from being suspended, so that a failure is only logged.
+func (a *acct) event(e account.Event) {
+	if err := a.events.Append(e); err != nil {
+		a.s.log.Error("the audit log cannot be written", "account", a.name, "event", e.Kind, "err", err)
+	}
+}
+
+// createAccount makes an account with a platform-managed key.
+func (s *Supervisor) createAccount(ctx context.Context, r api.CreateAccount) (*account.Account, error) {
+	s.creating.Lock() // two with one name, two that make the platform key
+	defer s.creating.Unlock()
+	if err := account.CheckName("account", r.Name); err != nil {
+		return nil, err
+	}
+	if _, err := s.dir.Account(r.Name); err == nil {
+		return nil, fmt.Errorf("account %s: %w", r.Name, account.ErrExist)
+	}
+	key, err := s.platformKey()
+	if err != nil {
+		return nil, err
+	}
+	record, err := account.New(ctx, r.Name, r.Location, r.Tags, key, keys{s.agent})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.dir.CreateAccount(record); err != nil {
+		return nil, err
+	}
+	a, err := s.loadAccount(r.Name)
+	if err != nil {
+		return nil, err
+	}
+	a.event(account.Event{Kind: "account-created"})
+	return record, nil
+}
+
+// deleteAccount removes an account without volumes.
+func (s *Supervisor) deleteAccount(name string) error {
+	a, err := s.account(name)
+	if err != nil {
+		return err
+	}
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	if err := s.dir.DeleteAccount(name); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.mu.accounts, name)
+	s.mu.Unlock()
+	a.close()
+	return nil
+}
+
+// update changes an account. A key that cannot be used changes nothing.
+func (a *acct) update(ctx context.Context, change account.Change) (*account.Account, error) {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	old := a.record()
+	record, err := old.Changed(ctx, change, a.used, keys{a.s.agent})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.save(record); err != nil {
+		return nil, err
+	}
+	current := record.Current()
+	a.event(account.Event{Kind: "account-updated", Detail: map[string]string{"keySource": current.Source, "keyId": current.Wrapped.KeyID}})
+	if current.ID != old.Current().ID {
+		a.startRunner(account.Lease{}) // another key, another lease
+	} else if run := a.runner(); run != nil {
+		run.SetPolicy(record.Policy)
+	}
+	return record, nil
+}
+
+// used says whether a volume's key is sealed under an account encryption key. A
+// volume whose record was lost counts: no key must be lost with it.
+func (a *acct) used(aekID string) (bool, error) {
+	names, err := a.s.dir.Volumes(a.name)
+	if err != nil {
+		return false, err
+	}
+	for _, n := range names {
+		v, err := a.s.dir.Volume(a.name, n)
+		if err != nil || v.AEKID == "" || v.AEKID == aekID {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// close ends the account's runner and closes its log. Its volumes are unmounted.
+func (a *acct) close() {
+	a.mu.Lock()
+	stop := a.mu.stopRunner
+	a.mu.stopRunner, a.mu.runner = nil, nil
+	a.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	if err := a.events.Close(); err != nil {
+		a.s.log.Error("close the audit log", "account", a.name, "err", err)
+	}
+}
+
+// suspendAccount is the operator's lock of all volumes.
+func (a *acct) suspendAll(ctx context.Context) error {
+	run := a.runner()
+	if run == nil {
+		return api.Errorf(api.CodeInvalid, fmt.Sprintf("account %s has no key and no volumes yet; there is nothing to suspend", a.name))
+	}
+	return run.Suspend(ctx)
+}
+
+// restoreAll is the operator's wish for access to all volumes.
+func (a *acct) restoreAll(ctx context.Context) error {
+	run := a.runner()
+	if run == nil {
+		return nil // no key, so no volume
+	}
+	for _, m := range a.mounted() {
+		m.hold(false)
+	}
+	if err := run.Restore(ctx); err != nil {
+		return err
+	}
+	// Volumes that an operator had suspended one by one while the lease was
+	// good are not the runner's affair.
+	return a.restoreMounted(ctx)
+}
+
+// restoreMounted starts a worker for every mounted volume that nobody holds
+// back. It returns the errors of keys only; what else a volume fails for is
+// that volume's affair and shown by its status.
+func (a *acct) restoreMounted(ctx context.Context) error {
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for _, m := range a.mounted() {
+		if m.held() {
+			continue
+		}
+		wait.Go(func() {
+			err := m.call(ctx, command{kind: cmdRestore})
+			if err == nil {
+				return
+			}
+			a.s.log.Warn("access to a volume could not be restored", "account", a.name, "vol", m.name, "err", err)
+			if isKeyError(err) || errors.Is(err, context.Canceled) {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}

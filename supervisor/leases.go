@@ -1,0 +1,166 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/account"
+	"cmkfs/hsm"
+	"cmkfs/worker"
+)
+
+// aloneLease is the lease of a volume whose key is not the one the account's
+// lease rests on: a platform-managed volume in an account with a customer's
+// key. Nobody takes that key away; the worker only watches its supervisor.
+const aloneLease = 10 * time.Minute
+
+// leaseActions is an account as its runner sees it.
+type leaseActions struct{ *acct }
+
+// startRunner replaces the account's lease runner. Without a key there is
+// nothing to check.
+func (a *acct) startRunner(stored account.Lease) {
+	a.mu.Lock()
+	stop := a.mu.stopRunner
+	a.mu.stopRunner = nil
+	a.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	record := a.record()
+	if record.Current() == nil {
+		return
+	}
+	runner := account.NewRunner(stored, record.Policy, leaseActions{a})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runner.Run(ctx)
+	}()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.runner = runner
+	a.mu.stopRunner = func() { cancel(); <-ended }
+}
+
+// Check implements account.Actions.
+func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
+	k := l.record().Current()
+	return l.s.agent.Check(ctx, k.Key, k.ID, stored(k))
+}
+
+// Suspend implements account.Actions.
+func (l leaseActions) Suspend(_ context.Context, e account.Effect) error {
+	// A mount under way would have a key and not be among the mounted ones.
+	l.stopOpening()
+	var wait sync.WaitGroup
+	for _, m := range l.mounted() {
+		if !e.Operator && !l.leased(m.aekID) {
+			continue
+		}
+		wait.Go(func() {
+			// The loop answers when no worker is left, so without a deadline.
+			err := m.call(context.Background(), command{
+				kind: cmdSuspend, errno: errnoOf(e.Errno), reason: e.Reason,
+				deadline: worker.In(l.s.cfg.DrainTimeout),
+			})
+			if err != nil {
+				l.s.log.Warn("suspending", "account", l.name, "vol", m.name, "err", err)
+			}
+		})
+	}
+	wait.Wait()
+	return nil
+}
+
+// Restore implements account.Actions.
+func (l leaseActions) Restore(ctx context.Context) error { return l.restoreMounted(ctx) }
+
+// Extend implements account.Actions.
+func (l leaseActions) Extend(deadline time.Time) {
+	at := worker.In(time.Until(deadline))
+	for _, m := range l.mounted() {
+		if l.leased(m.aekID) {
+			m.renew(at)
+		}
+	}
+}
+
+// Record implements account.Actions.
+func (l leaseActions) Record(from, to account.Lease, cause account.LeaseEvent) {
+	if err := l.s.dir.SaveLease(l.name, to); err != nil {
+		l.s.log.Error("the lease cannot be stored", "account", l.name, "err", err)
+	}
+	l.s.log.Info("account", "account", l.name, "from", from.State, "to", to.State, "cause", cause.Kind, "reason", to.Reason)
+	l.event(account.TransitionEvent(from, to, cause))
+}
+
+// leased says whether the account's lease rests on this key. "" is a key that
+// is not known yet.
+func (a *acct) leased(aekID string) bool {
+	current := a.record().Current()
+	return current != nil && (current.ID == aekID || aekID == "")
+}
+
+// lease returns until when a worker may hold a key, as worker.Now counts, or
+// why it may not.
+func (a *acct) lease(aekID string) (int64, error) {
+	if !a.leased(aekID) {
+		return worker.In(aloneLease), nil
+	}
+	run := a.runner()
+	if run == nil {
+		return 0, errors.New("the account is being closed")
+	}
+	l := run.Lease()
+	if !l.Open() {
+		return 0, &account.SuspendedError{Lease: l}
+	}
+	return worker.In(time.Until(l.Expires)), nil
+}
+
+// beginOpening notes a mount under way; Suspend cancels it. The caller calls
+// end when the volume is among the mounted ones, or has no worker any more.
+func (a *acct) beginOpening(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	o := &opening{cancel: cancel, done: make(chan struct{})}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.opening[o] = true
+	return ctx, func() {
+		cancel()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.mu.opening, o)
+		close(o.done)
+	}
+}
+
+func (a *acct) stopOpening() {
+	a.mu.Lock()
+	var all []*opening
+	for o := range a.mu.opening {
+		all = append(all, o)
+	}
+	a.mu.Unlock()
+	for _, o := range all {
+		o.cancel()
+		<-o.done
+	}
+}
+
+// errnoOf returns the errno of a name in a lease's effect.
+func errnoOf(name string) syscall.Errno {
+	for _, e := range []syscall.Errno{unix.ENOKEY, unix.EKEYREVOKED, unix.EKEYEXPIRED, unix.EIO} {
+		if unix.ErrnoName(e) == name {
+			return e
+		}
+	}
+	return unix.ENOKEY
+}
