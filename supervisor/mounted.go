@@ -66,7 +66,7 @@ type mounted struct {
 	lease func() (deadline int64, err error)
 	// event reports to the account's log; the loop fills in the volume.
 	event func(account.Event)
-	// gone is called by the loop as its last act.
+	// gone takes the volume off the daemon's list; the loop calls it at its end.
 	gone func()
 
 	commands chan command
@@ -94,6 +94,7 @@ type mounted struct {
 	waiters     []chan<- error // who waits for the suspension or restoration under way
 	unmounting  *command       // an unmount that the kernel is carrying out
 	unmountDone chan error     // its result
+	closeErr    error          // with which the mount has ended
 }
 
 // kind is what a command asks for.
@@ -207,8 +208,9 @@ func (m *mounted) run(first *workerProcess) {
 			m.renewNow()
 		}
 	}
-	close(m.ended)
 	m.gone()
+	m.settle(m.closeErr)
+	close(m.ended)
 }
 
 func (m *mounted) handle(c command) {

@@ -144,16 +144,14 @@ func (m *mounted) finishClose(w *workerProcess) {
 		m.answerer.Stop()
 		m.answerer = nil
 	}
-	var err error
 	if w != nil && w.exitCode() != worker.ExitOK {
 		m.log.Error("the volume was not closed cleanly; the next mount recovers it", "err", w.failure())
 	}
-	if cerr := m.device.Close(); cerr != nil {
-		err = fmt.Errorf("close the mount of %s: %w", m.name, cerr)
+	if err := m.device.Close(); err != nil {
+		m.closeErr = fmt.Errorf("close the mount of %s: %w", m.name, err)
 	}
 	m.event(account.Event{Kind: "volume-unmounted", Detail: map[string]string{"mountPoint": m.mountPoint}})
 	m.enter(phaseGone, "")
-	m.settle(err)
 }
 
 func errNotMounted(account, volume string) error {

@@ -164,7 +164,7 @@ func (m *mounted) status(ctx context.Context, st *api.VolumeStatus) {
 	st.State = states[m.mu.phase]
 	st.Restarts = m.mu.restarts
 	w := m.mu.worker
-	if !m.mu.detached {
+	if !m.mu.detached && st.State != api.VolumeUnmounted {
 		st.MountPoint = m.mountPoint
 	}
 	m.mu.Unlock()

@@ -27,7 +27,7 @@ func (w *process) unlock(dir store.Store) (meta.Config, error) {
 	if err != nil {
 		return meta.Config{}, err
 	}
-	return meta.Config{Store: dir, Key: key, VolumeID: block.VolumeID, Quota: block.Quota, Log: w.log}, nil
+	return meta.Config{Store: dir, Key: key, VolumeID: block.VolumeID, Log: w.log}, nil
 }
 
 // format creates the volume.
@@ -36,7 +36,7 @@ func (w *process) format(dir store.Store, f Format) int {
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
-	cfg := meta.Config{Store: dir, Key: key, VolumeID: f.Sealed.VolumeID, Quota: f.Sealed.Quota, Log: w.log}
+	cfg := meta.Config{Store: dir, Key: key, VolumeID: f.Sealed.VolumeID, Log: w.log}
 	err = meta.Create(context.Background(), cfg, meta.Params{
 		JournalBytes: f.JournalBytes,
 		SealedVEK:    f.Sealed.VEK,

@@ -1,0 +1,266 @@
+package supervisor_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/keyagent"
+	"cmkfs/supervisor"
+	"cmkfs/supervisor/api"
+	"cmkfs/worker"
+)
+
+// TestMain lets the test binary be all three kinds of process, as cmkfsd is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "worker":
+			worker.Main()
+		case "key-agent":
+			if err := keyagent.Serve(keyagent.SocketFD); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		case "serve":
+			os.Exit(serve(os.Args[2]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// serve is the daemon process: it prints a line when it listens.
+func serve(stateDir string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	err := supervisor.Run(ctx, supervisor.Config{
+		StateDir: stateDir, Version: "test", AgentTimeout: 5 * time.Second, DrainTimeout: 5 * time.Second,
+		Listening: func() { fmt.Println("listening") },
+	})
+	if err != nil {
+		fmt.Println("error:", err)
+		return 1
+	}
+	return 0
+}
+
+// daemon is a cmkfsd serve of the test's own.
+type daemon struct {
+	t     *testing.T
+	dir   string
+	cmd   *exec.Cmd
+	ended chan struct{}
+	*api.Client
+}
+
+// startDaemon runs a daemon on a state directory; it ends with the test.
+func startDaemon(t *testing.T, dir string) *daemon {
+	t.Helper()
+	d, err := tryDaemon(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func tryDaemon(t *testing.T, dir string) (*daemon, error) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("these tests mount: run them as root")
+	}
+	d := &daemon{t: t, dir: dir, ended: make(chan struct{})}
+	d.cmd = exec.Command("/proc/self/exe", "serve", dir)
+	d.cmd.Stderr = &testLog{t: t, name: t.Name()}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	go func() {
+		_, _ = io.Copy(io.Discard, out)
+		_ = d.cmd.Wait()
+		close(d.ended)
+	}()
+	if line != "listening\n" {
+		<-d.ended
+		return nil, errors.New(strings.TrimSpace(line))
+	}
+	d.Client = api.NewClient(filepath.Join(dir, "cmkfsd.sock"))
+	t.Cleanup(func() { d.stop() })
+	return d, nil
+}
+
+// stop ends the daemon as systemd would and waits for it.
+func (d *daemon) stop() {
+	d.Close()
+	_ = d.cmd.Process.Signal(unix.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(30 * time.Second):
+		d.t.Error("the daemon does not end")
+		d.kill()
+	}
+}
+
+// kill ends the daemon at once, and only it.
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Kill()
+	<-d.ended
+}
+
+// testLog shows a process's log if the test fails or is verbose.
+type testLog struct {
+	t    *testing.T
+	name string
+}
+
+func (l *testLog) Write(b []byte) (int, error) {
+	if f, err := os.OpenFile(logPath(l.t), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+		_, _ = f.Write(b)
+		f.Close()
+	}
+	return len(b), nil
+}
+
+// logPath is where the processes of a test log; it is shown if the test fails.
+func logPath(t *testing.T) string {
+	return filepath.Join(os.TempDir(), "cmkfs-"+strings.ReplaceAll(t.Name(), "/", "-")+".log")
+}
+
+// rig is a daemon with one account.
+type rig struct {
+	*daemon
+	ctx   context.Context
+	mount string
+}
+
+// newRig starts a daemon with the account "acct", whose key is checked often,
+// and the volume "vol" mounted at rig.mount.
+func newRig(t *testing.T, options ...string) *rig {
+	t.Helper()
+	base := t.TempDir()
+	r := &rig{ctx: t.Context(), mount: filepath.Join(base, "mnt")}
+	if err := os.Mkdir(r.mount, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unmountLeft(r.mount) })
+	_ = os.Remove(logPath(t))
+	t.Cleanup(func() {
+		b, _ := os.ReadFile(logPath(t))
+		if t.Failed() || testing.Verbose() {
+			t.Logf("log of the processes:\n%s", b)
+		}
+		_ = os.Remove(logPath(t))
+	})
+	r.daemon = startDaemon(t, filepath.Join(base, "state"))
+	if _, err := r.CreateAccount(r.ctx, api.CreateAccount{Name: "acct"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.CreateVolume(r.ctx, "acct", api.CreateVolume{Name: "vol"}); err != nil {
+		t.Fatal(err)
+	}
+	r.mustMount(options...)
+	return r
+}
+
+func (r *rig) mustMount(options ...string) {
+	r.t.Helper()
+	v, err := r.Mount(r.ctx, "acct", "vol", api.Mount{MountPoint: r.mount, Options: options})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if v.State != api.VolumeOnline || v.MountPoint != r.mount {
+		r.t.Fatalf("after mount: %+v", v)
+	}
+}
+
+// volume returns the volume's status.
+func (r *rig) volume() api.VolumeStatus {
+	r.t.Helper()
+	st, err := r.Status(r.ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return st.Accounts[0].Volumes[0]
+}
+
+// account returns the account's status.
+func (r *rig) account() api.AccountStatus {
+	r.t.Helper()
+	st, err := r.Status(r.ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return st.Accounts[0]
+}
+
+func (r *rig) path(name string) string { return filepath.Join(r.mount, name) }
+
+// eventually waits until something holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+// unmountLeft removes a mount that a failed test has left.
+func unmountLeft(path string) {
+	for unix.Unmount(path, unix.MNT_DETACH) == nil {
+	}
+}
+
+// children returns the pids of a process's children whose arguments contain a
+// word.
+func children(t *testing.T, parent int, word string) []int {
+	t.Helper()
+	var pids []int
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		var state string
+		var ppid int
+		if _, err := fmt.Sscan(rest, &state, &ppid); err != nil || ppid != parent || state == "Z" {
+			continue
+		}
+		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if strings.Contains(string(args), word) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// errnoIs says whether an error is an errno.
+func errnoIs(err error, want syscall.Errno) bool { return errors.Is(err, want) }
