@@ -209,6 +209,10 @@ func (m *mounted) run(first *workerProcess) {
 		}
 	}
 	m.gone()
+	if m.unmounting != nil {
+		// The worker saw the end of the mount before umount(2) returned.
+		m.waiters = append(m.waiters, m.unmounting.done)
+	}
 	m.settle(m.closeErr)
 	close(m.ended)
 }

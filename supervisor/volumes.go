@@ -162,7 +162,7 @@ func (a *acct) volumeStatus(ctx context.Context, name string) (api.VolumeStatus,
 func (m *mounted) status(ctx context.Context, st *api.VolumeStatus) {
 	m.mu.Lock()
 	st.State = states[m.mu.phase]
-	st.Restarts = m.mu.restarts
+	st.Restarts, st.Reason = m.mu.restarts, m.mu.reason
 	w := m.mu.worker
 	if !m.mu.detached && st.State != api.VolumeUnmounted {
 		st.MountPoint = m.mountPoint
