@@ -1,0 +1,171 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"cmkfs/account"
+	"cmkfs/hsm"
+)
+
+// keyFlags say which key to use and as whom to ask for it.
+type keyFlags struct {
+	KeySource string `group:"Key" placeholder:"SOURCE" help:"Microsoft.NetApp (platform-managed), Microsoft.KeyVault or PKCS11."`
+
+	KeyURI      string `name:"key-uri" group:"Key" placeholder:"URI" help:"The key: https://VAULT/keys/NAME[/VERSION]."`
+	KeyVaultURI string `name:"key-vault-uri" group:"Key" placeholder:"URI" help:"The vault: https://NAME.vault.azure.net/."`
+	KeyName     string `group:"Key" placeholder:"K" help:"The key's name in the vault."`
+	KeyVersion  string `group:"Key" placeholder:"V" help:"Its version (the newest)."`
+
+	KeyVaultPermissions     string `name:"key-vault-permissions" group:"Key" enum:",encrypt-decrypt,wrap-unwrap" default:"" help:"Which operations the identity may use: encrypt-decrypt or wrap-unwrap."`
+	KeyVaultPrivateEndpoint string `name:"key-vault-private-endpoint" group:"Key" placeholder:"IP[:PORT]" help:"Reach the vault at this address."`
+	KeyVaultCA              string `name:"key-vault-ca" group:"Key" placeholder:"FILE" help:"Trust these certificates (PEM) too."`
+	KeyvaultResourceID      string `name:"keyvault-resource-id" group:"Key" placeholder:"ID" help:"The vault's resource id, for the record."`
+
+	IdentityType         string `group:"Key" enum:",SystemAssigned,UserAssigned" default:"" help:"SystemAssigned or UserAssigned."`
+	UserAssignedIdentity string `group:"Key" placeholder:"ID" help:"Client, object or resource id of the identity."`
+	FederatedClientID    string `name:"federated-client-id" group:"Key" placeholder:"ID" help:"Client id of the multitenant application, for a vault in another tenant."`
+
+	PKCS11URI string `name:"pkcs11-uri" group:"Key" placeholder:"URI" help:"The key: pkcs11:token=T;object=K?module-path=LIB&pin-source=file:FILE."`
+}
+
+// identity returns the identity that the flags ask for, nil if they do not.
+func (f *keyFlags) identity(current account.Identity) (*account.Identity, error) {
+	if f.IdentityType == "" && f.UserAssignedIdentity == "" && f.FederatedClientID == "" {
+		return nil, nil
+	}
+	i := current
+	i.PrincipalID = ""
+	switch {
+	case f.IdentityType == account.IdentitySystemAssigned && f.UserAssignedIdentity != "":
+		return nil, &usageError{message: "--user-assigned-identity contradicts --identity-type SystemAssigned"}
+	case f.IdentityType == account.IdentitySystemAssigned:
+		i.Type, i.UserAssignedIdentity = account.IdentitySystemAssigned, ""
+	case f.UserAssignedIdentity != "":
+		i.Type, i.UserAssignedIdentity = account.IdentityUserAssigned, f.UserAssignedIdentity
+	case f.IdentityType != "" && i.UserAssignedIdentity == "":
+		return nil, &usageError{message: "--identity-type UserAssigned needs --user-assigned-identity"}
+	case f.IdentityType != "":
+		i.Type = f.IdentityType
+	}
+	if f.FederatedClientID != "" {
+		i.FederatedClientID = f.FederatedClientID
+	}
+	return &i, nil
+}
+
+// config returns the key that the flags ask for, nil if they do not. Flags that
+// say how to reach a vault change the current key's.
+func (f *keyFlags) config(current *hsm.Config) (*hsm.Config, error) {
+	source, err := f.source(current)
+	if err != nil || source == "" {
+		return nil, err
+	}
+	switch source {
+	case hsm.SourceKeyVault:
+		return f.azureConfig(current)
+	case hsm.SourcePKCS11:
+		return f.pkcs11Config(current)
+	}
+	return &hsm.Config{Source: hsm.SourcePlatform}, nil
+}
+
+// source returns the key source that the flags mean, and refuses a mixture.
+func (f *keyFlags) source(current *hsm.Config) (string, error) {
+	names := f.KeyURI + f.KeyVaultURI + f.KeyName + f.KeyVersion
+	reach := f.KeyVaultPermissions + f.KeyVaultPrivateEndpoint + f.KeyVaultCA + f.KeyvaultResourceID
+	said := ""
+	for _, known := range []string{hsm.SourcePlatform, hsm.SourceKeyVault, hsm.SourcePKCS11} {
+		if strings.EqualFold(f.KeySource, known) { // az accepts Microsoft.Keyvault, too
+			said = known
+		}
+	}
+	switch vault := names+reach != ""; {
+	case f.KeySource != "" && said == "":
+		return "", &usageError{message: fmt.Sprintf("there is no key source %q: it is %s, %s or %s", f.KeySource, hsm.SourcePlatform, hsm.SourceKeyVault, hsm.SourcePKCS11)}
+	case vault && f.PKCS11URI != "":
+		return "", &usageError{message: "a key is either in a key vault or on a PKCS#11 token"}
+	case vault && said != "" && said != hsm.SourceKeyVault:
+		return "", &usageError{message: "the key vault flags contradict --key-source " + said}
+	case f.PKCS11URI != "" && said != "" && said != hsm.SourcePKCS11:
+		return "", &usageError{message: "--pkcs11-uri contradicts --key-source " + said}
+	case said != "":
+		return said, nil
+	case f.PKCS11URI != "":
+		return hsm.SourcePKCS11, nil
+	case vault && names == "" && (current == nil || current.Azure == nil):
+		return "", &usageError{message: "which key? Name it with --key-uri, or with --key-vault-uri and --key-name"}
+	case vault:
+		return hsm.SourceKeyVault, nil
+	}
+	return "", nil
+}
+
+func (f *keyFlags) azureConfig(current *hsm.Config) (*hsm.Config, error) {
+	var a hsm.AzureConfig
+	if current != nil && current.Azure != nil {
+		a = *current.Azure
+	}
+	if err := f.nameAzureKey(&a); err != nil {
+		return nil, err
+	}
+	if f.KeyVaultPermissions != "" {
+		a.Permissions = f.KeyVaultPermissions
+	}
+	if f.KeyvaultResourceID != "" {
+		a.KeyVaultResourceID = f.KeyvaultResourceID
+	}
+	if f.KeyVaultPrivateEndpoint != "" {
+		if err := account.ParsePrivateEndpoint(f.KeyVaultPrivateEndpoint); err != nil {
+			return nil, err
+		}
+		a.PrivateEndpoint = f.KeyVaultPrivateEndpoint
+	}
+	if f.KeyVaultCA != "" {
+		var err error
+		if a.CAFile, err = existingFile("--key-vault-ca", f.KeyVaultCA); err != nil {
+			return nil, err
+		}
+	}
+	return &hsm.Config{Source: hsm.SourceKeyVault, Azure: &a}, nil
+}
+
+// nameAzureKey fills in which key of which vault.
+func (f *keyFlags) nameAzureKey(a *hsm.AzureConfig) (err error) {
+	if f.KeyURI != "" {
+		if f.KeyVaultURI+f.KeyName+f.KeyVersion != "" {
+			return &usageError{message: "--key-uri names the whole key: leave out --key-vault-uri, --key-name and --key-version"}
+		}
+		a.VaultURI, a.KeyName, a.KeyVersion, err = account.ParseKeyURI(f.KeyURI)
+		return err
+	}
+	if f.KeyVaultURI != "" {
+		if a.VaultURI, err = account.ParseVaultURI(f.KeyVaultURI); err != nil {
+			return err
+		}
+	}
+	if f.KeyName != "" {
+		a.KeyName, a.KeyVersion = f.KeyName, ""
+	}
+	if f.KeyVersion != "" {
+		a.KeyVersion = f.KeyVersion
+	}
+	if a.VaultURI == "" || a.KeyName == "" {
+		return &usageError{message: "which key? Name it with --key-uri, or with --key-vault-uri and --key-name"}
+	}
+	return account.CheckKeyName(a.KeyName, a.KeyVersion)
+}
+
+func (f *keyFlags) pkcs11Config(current *hsm.Config) (*hsm.Config, error) {
+	uri := f.PKCS11URI
+	if uri == "" && current != nil && current.PKCS11 != nil {
+		uri = current.PKCS11.URI
+	}
+	switch {
+	case uri == "":
+		return nil, &usageError{message: "which key? Name it with --pkcs11-uri"}
+	case !strings.HasPrefix(uri, "pkcs11:"):
+		return nil, &usageError{message: fmt.Sprintf("%q is not a PKCS#11 URI: it is pkcs11:token=T;object=K?module-path=LIB&pin-source=file:FILE", uri)}
+	}
+	return &hsm.Config{Source: hsm.SourcePKCS11, PKCS11: &hsm.PKCS11Config{URI: uri}}, nil
+}

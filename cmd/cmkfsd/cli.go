@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"cmkfs/account"
+	"cmkfs/keyagent"
+	"cmkfs/supervisor/api"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the grammar: every command and flag.
+type cli struct {
+	StateDir string           `name:"state-dir" env:"CMKFS_STATE_DIR" default:"/var/lib/cmkfs" type:"path" placeholder:"DIR" help:"Where accounts, volumes and their data are kept ($CMKFS_STATE_DIR, ${default})."`
+	Account  string           `placeholder:"NAME" help:"The account; may be left out when there is one."`
+	Version  kong.VersionFlag `help:"Print the version."`
+
+	Serve  serveCmd  `cmd:"" help:"Run the daemon in the foreground."`
+	Status statusCmd `cmd:"" help:"Show accounts, their leases and volumes."`
+
+	AccountCmd accountCmds `cmd:"" name:"account" help:"Accounts: who owns the key, which key it is, and its audit log."`
+	VolumeCmd  volumeCmds  `cmd:"" name:"volume" help:"Volumes: create, mount, lock, give back, check."`
+}
+
+type accountCmds struct {
+	Create   accountCreateCmd   `cmd:"" help:"Create an account with a platform-managed key."`
+	Update   accountUpdateCmd   `cmd:"" help:"Change an account: its key, identity, location, policy."`
+	Show     accountShowCmd     `cmd:"" help:"Show an account."`
+	Delete   accountDeleteCmd   `cmd:"" help:"Delete an account that has no volumes."`
+	ListKeys accountListKeysCmd `cmd:"" help:"List the keys of a vault or token and whether they can be used."`
+	Check    accountCheckCmd    `cmd:"" help:"Ask the key, step by step."`
+	Events   accountEventsCmd   `cmd:"" help:"Show the audit log."`
+}
+
+type volumeCmds struct {
+	Create        volumeCreateCmd  `cmd:"" help:"Create an empty volume."`
+	List          volumeListCmd    `cmd:"" help:"List the volumes of an account."`
+	Show          volumeShowCmd    `cmd:"" help:"Show a volume."`
+	Delete        volumeDeleteCmd  `cmd:"" help:"Delete an unmounted volume and all data in it."`
+	Mount         volumeMountCmd   `cmd:"" help:"Mount a volume."`
+	Unmount       volumeUnmountCmd `cmd:"" help:"Unmount a volume."`
+	Suspend       volumeSuspendCmd `cmd:"" help:"Lock a volume now: nothing of it stays readable."`
+	RestoreAccess volumeRestoreCmd `cmd:"" help:"Give access to a suspended volume back."`
+	Check         volumeCheckCmd   `cmd:"" help:"Look for damage in an unmounted volume."`
+}
+
+// session is one run of the program.
+type session struct {
+	ctx   context.Context
+	cli   *cli
+	out   io.Writer
+	err   io.Writer
+	api   *api.Client
+	agent *keyagent.Client
+}
+
+func (s *session) close() {
+	if s.api != nil {
+		s.api.Close()
+	}
+	if s.agent != nil {
+		s.agent.Close()
+	}
+}
+
+// dir opens the state directory for reading.
+func (s *session) dir() (*account.Dir, error) { return account.Open(s.cli.StateDir) }
+
+// account opens the state directory and reads the account that is meant.
+func (s *session) account() (*account.Dir, *account.Account, error) {
+	d, err := s.dir()
+	if err != nil {
+		return nil, nil, err
+	}
+	name, err := d.Resolve(s.cli.Account)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := d.Account(name)
+	return d, a, err
+}
+
+// keyAgent returns this process's own key agent; it needs no daemon.
+func (s *session) keyAgent(d *account.Dir) (*keyagent.Client, error) {
+	if s.agent == nil {
+		dir, err := d.AgentDir()
+		if err != nil {
+			return nil, err
+		}
+		s.agent = keyagent.New(keyagent.Config{Command: []string{"/proc/self/exe", agentCommand}, StateDir: dir})
+	}
+	return s.agent, nil
+}
+
+// outputFlag is embedded by commands that print data.
+type outputFlag struct {
+	Output string `short:"o" enum:"table,json" default:"table" placeholder:"FORMAT" help:"table or json."`
+}

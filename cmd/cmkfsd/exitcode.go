@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"cmkfs/account"
+	"cmkfs/supervisor/api"
+)
+
+// The exit codes. They are promised in docs/commands.md and never change their
+// meaning.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitFindings    = 4
+	exitDenied      = 5
+	exitUnreachable = 6
+	exitNoDaemon    = 7
+	exitBusy        = 8
+	exitSuspended   = 9
+	exitDamaged     = 10
+)
+
+// exits is the one table from what went wrong to the exit code, with what to
+// do next. A hint may be more special: see hints.
+var exits = map[api.Code]struct {
+	exit int
+	hint string
+}{
+	api.CodeInvalid:       {exitUsage, "see --help of the command"},
+	api.CodeNotFound:      {exitNotFound, "see what there is: cmkfsd volume list, cmkfsd status"},
+	api.CodeExists:        {exitBusy, "choose another name"},
+	api.CodeBusy:          {exitBusy, "end what uses it and try again; cmkfsd status shows what is mounted"},
+	api.CodeNotMounted:    {exitFailure, "mount it first: cmkfsd volume mount V MOUNTPOINT"},
+	api.CodeSuspended:     {exitSuspended, "make the key available and run: cmkfsd volume restore-access --all"},
+	api.CodeDenied:        {exitDenied, "check that the key is enabled and that get, encrypt and decrypt are permitted: cmkfsd account check"},
+	api.CodeNetworkDenied: {exitDenied, "check the vault's firewall and private endpoint: cmkfsd account check"},
+	api.CodeThrottled:     {exitUnreachable, "try again later"},
+	api.CodeUnreachable:   {exitUnreachable, "see how far the connection gets: cmkfsd account check"},
+	api.CodeMisconfigured: {exitDenied, "correct the key's configuration: cmkfsd account update --help"},
+	api.CodeCorrupt:       {exitDamaged, "restore the volume from a backup; cmkfsd volume check V --scrub says what is damaged"},
+	api.CodeVersion:       {exitDamaged, "use the version of cmkfsd that wrote it, or a newer one"},
+	api.CodeNoDaemon:      {exitNoDaemon, "start it: cmkfsd serve (volume mount starts it by itself)"},
+	api.CodeFailed:        {exitFailure, ""},
+}
+
+// hints are for errors about which more is known than their code.
+var hints = []struct {
+	err  error
+	hint string
+}{
+	{account.ErrUnsafeState, "make it yours alone (chown and chmod 0700), or choose another with --state-dir"},
+	{account.ErrNoAccount, "create one: cmkfsd account create --name A"},
+	{account.ErrAmbiguous, "name one with --account"},
+	{account.ErrDaemonRuns, "use that daemon, or stop it first"},
+	{account.ErrRekey, "delete those volumes first, or put the new key into a new account"},
+	{account.ErrNotEmpty, "delete its volumes first: cmkfsd volume delete V"},
+	{account.ErrVaultURI, "copy the key identifier from the vault: https://NAME.vault.azure.net/keys/KEY[/VERSION]"},
+}
+
+// usageError is a command that cannot be understood.
+type usageError struct{ message, hint string }
+
+func (e *usageError) Error() string { return e.message }
+
+// findingsError ends a check that found something, which was printed already.
+type findingsError struct{ n int }
+
+func (e *findingsError) Error() string {
+	if e.n == 1 {
+		return "the check has one finding"
+	}
+	return fmt.Sprintf("the check has %d findings", e.n)
+}
+
+// report prints an error as a sentence and what to do next, and returns its
+// exit code.
+func report(w io.Writer, err error) int {
+	exit, hint := classify(err)
+	fmt.Fprintf(w, "cmkfsd: %s\n", strings.TrimRight(err.Error(), ".\n"))
+	if hint != "" {
+		fmt.Fprintf(w, "  what to do next: %s\n", hint)
+	}
+	return exit
+}
+
+// hinted is an error with a hint of its own.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+func classify(err error) (exit int, hint string) {
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return exitUsage, usage.hint
+	}
+	var findings *findingsError
+	if errors.As(err, &findings) {
+		return exitFindings, "restore what is damaged from a backup; everything else can be copied from the mounted volume"
+	}
+	row := exits[api.ErrorOf(err).Code]
+	exit, hint = row.exit, row.hint
+	for _, h := range hints {
+		if errors.Is(err, h.err) {
+			hint = h.hint
+		}
+	}
+	var own *hinted
+	if errors.As(err, &own) {
+		hint = own.hint
+	}
+	return exit, hint
+}
+
+// exitSummary is the table in one line, for --help.
+func exitSummary() string {
+	return "0 done, 1 failure, 2 usage, 3 not found, 4 check findings, 5 key denied, 6 key unreachable, 7 no daemon, 8 busy, 9 suspended, 10 damaged data or unknown format"
+}

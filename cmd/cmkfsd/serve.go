@@ -1,0 +1,28 @@
+package main
+
+import (
+	"log/slog"
+
+	"cmkfs/supervisor"
+
+	"github.com/alecthomas/kong"
+)
+
+type serveCmd struct {
+	Config        kong.ConfigFlag `placeholder:"FILE" help:"A JSON file with the values of flags, by their name."`
+	MetricsListen string          `placeholder:"ADDR" help:"Serve Prometheus metrics at this loopback address, for example 127.0.0.1:9105."`
+}
+
+// Help has the command's example.
+func (*serveCmd) Help() string {
+	return "Stays in the foreground and logs to standard error; tells systemd when it is ready. SIGTERM unmounts everything and ends it.\n\nExample:\n  cmkfsd serve --state-dir /var/lib/cmkfs"
+}
+
+// Run is the daemon's life.
+func (c *serveCmd) Run(s *session) error {
+	log := slog.New(slog.NewTextHandler(s.err, nil))
+	slog.SetDefault(log)
+	return supervisor.Run(s.ctx, supervisor.Config{
+		StateDir: s.cli.StateDir, Version: version, MetricsListen: c.MetricsListen, Log: log,
+	})
+}
