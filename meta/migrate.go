@@ -3,12 +3,18 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"cmkfs/store"
 )
 
-// migrateBatch is how many pages of one file one operation migrates at most.
-const migrateBatch = 256
+const (
+	// migrateBatch is how many pages of one file one operation migrates at most.
+	migrateBatch = 256
+	// migrateFiles is after how many files the queued operations are written.
+	migrateFiles = 64
+)
 
 // migrate moves the small data of files larger than smallFile into segments,
 // neighbours side by side, as ordinary journalled operations: recovery needs to
@@ -19,9 +25,13 @@ func (v *Volume) migrate() error {
 	v.inline = make(map[uint64]struct{})
 	v.mu.Unlock()
 	var failed error
-	for ino := range todo {
+	// In the order of their numbers, so that files made together lie together.
+	for i, ino := range slices.Sorted(maps.Keys(todo)) {
 		if failed == nil {
 			failed = v.migrateFile(ino)
+		}
+		if failed == nil && i%migrateFiles == migrateFiles-1 {
+			failed = v.written(v.lastSeq())
 		}
 		if failed != nil {
 			v.mu.Lock()
@@ -81,7 +91,7 @@ func (v *Volume) migratePages(ino uint64, pages []uint64, data []byte) error {
 	if err != nil {
 		return hostError(err)
 	}
-	_, _, err = v.update(Caller{}, func(t *tx) error {
+	_, _, _, err = v.updateQueued(Caller{}, func(t *tx) error {
 		n, err := t.inode(ino)
 		if err != nil {
 			return err

@@ -118,22 +118,27 @@ func (v *Volume) Quota() uint64 { return v.sb.Quota }
 // replayed true the request was applied before, fn was not called, and result
 // is what it was answered with.
 func (v *Volume) update(c Caller, fn func(t *tx) error) (result uint64, replayed bool, err error) {
+	result, seq, replayed, err := v.updateQueued(c, fn)
+	if err != nil || replayed {
+		return result, replayed, err
+	}
+	return result, false, v.written(seq)
+}
+
+// updateQueued is update for an operation nobody waits for: its record is
+// queued, and reaches the page cache with the next one that is waited for.
+func (v *Volume) updateQueued(c Caller, fn func(t *tx) error) (result, seq uint64, replayed bool, err error) {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	if r, ok := v.replayed(c); ok {
-		v.mu.Unlock()
-		return r, true, nil
+		return r, 0, true, nil
 	}
 	t := v.newTx(c)
 	if err := fn(t); err != nil {
-		v.mu.Unlock()
-		return 0, false, err
+		return 0, 0, false, err
 	}
-	seq, err := t.commit()
-	v.mu.Unlock()
-	if err != nil {
-		return 0, false, err
-	}
-	return t.result, false, v.written(seq)
+	seq, err = t.commit()
+	return t.result, seq, false, err
 }
 
 // written returns once an operation would survive the death of this process.
@@ -174,10 +179,14 @@ func (v *Volume) Sync(ctx context.Context) error {
 	if err := v.stopped(); err != nil {
 		return err
 	}
+	return v.syncTo(v.lastSeq())
+}
+
+// lastSeq is the number of the last operation.
+func (v *Volume) lastSeq() uint64 {
 	v.mu.RLock()
-	target := v.seq
-	v.mu.RUnlock()
-	return v.syncTo(target)
+	defer v.mu.RUnlock()
+	return v.seq
 }
 
 // syncTo makes all operations up to target durable: segment data, then the

@@ -1,0 +1,119 @@
+package meta_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/crypto"
+	"cmkfs/meta"
+	"cmkfs/store"
+)
+
+// benchVolume opens a volume with default parameters in a temporary directory.
+func benchVolume(b *testing.B) *meta.Volume {
+	b.Helper()
+	st, err := store.OpenDir(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg := meta.Config{Store: st, Key: crypto.NewKey()}
+	if err := meta.Create(context.Background(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
+		b.Fatal(err)
+	}
+	v, err := meta.Open(context.Background(), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { v.Close(context.Background()) })
+	return v
+}
+
+func mknod(b *testing.B, v *meta.Volume, name string) uint64 {
+	b.Helper()
+	a, err := v.Mknod(meta.Caller{}, meta.RootIno, name, unix.S_IFREG|0o644, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return a.Ino
+}
+
+// BenchmarkVolume_Create makes files of 4 KiB: a name and a write each.
+func BenchmarkVolume_Create(b *testing.B) {
+	v := benchVolume(b)
+	data := make([]byte, 4096)
+	for i := 0; b.Loop(); i++ {
+		ino := mknod(b, v, fmt.Sprintf("f%07d", i))
+		if _, err := v.Write(meta.Caller{}, ino, data, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkVolume_Write writes one file front to back in requests of a size.
+func BenchmarkVolume_Write(b *testing.B) {
+	for _, size := range []int{4 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			v := benchVolume(b)
+			ino := mknod(b, v, "f")
+			data := make([]byte, size)
+			b.SetBytes(int64(size))
+			for i := 0; b.Loop(); i++ {
+				if _, err := v.Write(meta.Caller{}, ino, data, int64(i%1024)*int64(size)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkVolume_Read reads from a 256 MiB file in requests of a size.
+func BenchmarkVolume_Read(b *testing.B) {
+	v := benchVolume(b)
+	ino := mknod(b, v, "f")
+	data := make([]byte, 1<<20)
+	for i := range 256 {
+		if _, err := v.Write(meta.Caller{}, ino, data, int64(i)<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, size := range []int{4 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			for i := 0; b.Loop(); i++ {
+				off := int64(i*7919) * int64(size) % (255 << 20)
+				if _, err := v.Read(ino, data[:size], off); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkVolume_GetAttr reads attributes, before any checkpoint.
+func BenchmarkVolume_GetAttr(b *testing.B) {
+	v := benchVolume(b)
+	ino := mknod(b, v, "f")
+	for b.Loop() {
+		if _, err := v.GetAttr(ino); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkVolume_WriteSync writes 4 KiB and makes them durable.
+func BenchmarkVolume_WriteSync(b *testing.B) {
+	v := benchVolume(b)
+	ino := mknod(b, v, "f")
+	data := make([]byte, 4096)
+	for i := 0; b.Loop(); i++ {
+		if _, err := v.Write(meta.Caller{}, ino, data, int64(i%4096)*4096); err != nil {
+			b.Fatal(err)
+		}
+		if err := v.Sync(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
