@@ -16,6 +16,8 @@ import (
 //
 //	0        magic, 8 bytes; version, 4 bytes
 //	64       inflightSlots × 8 bytes: uniques being handled, 0 = free
+//	4096     ring of carriedSlots × 8 bytes: uniques a dead worker was handling
+//	12288    8 bytes: how many entries the ring ever got
 //	1 MiB    4 bytes for each inode number: references the kernel holds
 //
 // The file is sparse: only pages with a non-zero count are backed by memory.
@@ -24,7 +26,10 @@ const (
 	nodesVersion  = 1
 	inflightOff   = 64
 	inflightSlots = 256
-	headerMap     = 4096
+	carriedOff    = 4096
+	carriedSlots  = 1024
+	carriedCount  = carriedOff + 8*carriedSlots
+	headerMap     = 16384
 
 	countsOff   = 1 << 20
 	chunkBytes  = 1 << 20
@@ -214,14 +219,41 @@ func (t *NodeTable) slot(i int) *uint64 {
 func (t *NodeTable) begin(reader int, unique uint64) { atomic.StoreUint64(t.slot(reader), unique) }
 func (t *NodeTable) end(reader int)                  { atomic.StoreUint64(t.slot(reader), 0) }
 
-// takeInflight returns the uniques a dead worker had not answered, and forgets
-// them.
+// takeInflight returns the uniques a dead worker had not answered, and moves
+// them to the ring: until the kernel has sent them again and they are answered,
+// the results of those that were applied must not be forgotten. Entries stay in
+// the ring until newer ones take their place, which no number of requests does,
+// only dead workers.
 func (t *NodeTable) takeInflight() []uint64 {
 	var us []uint64
 	for i := range inflightSlots {
-		if u := atomic.SwapUint64(t.slot(i), 0); u != 0 {
+		if u := atomic.LoadUint64(t.slot(i)); u != 0 {
+			us = append(us, u)
+			// Into the ring before out of the slot: Unanswered misses nothing.
+			n := atomic.AddUint64(t.word(carriedCount), 1) - 1
+			atomic.StoreUint64(t.word(carriedOff+8*int(n%carriedSlots)), u&^uniqueResend)
+			atomic.StoreUint64(t.slot(i), 0)
+		}
+	}
+	return us
+}
+
+// Unanswered lists the requests, as numbered by meta.Caller, that may be
+// delivered again: those being handled, and those that dead workers had not
+// answered. It is never nil.
+func (t *NodeTable) Unanswered() []uint64 {
+	us := make([]uint64, 0, inflightSlots)
+	for i := range inflightSlots {
+		if u := atomic.LoadUint64(t.slot(i)); u != 0 {
+			us = append(us, u&^uniqueResend)
+		}
+	}
+	for i := range carriedSlots {
+		if u := atomic.LoadUint64(t.word(carriedOff + 8*i)); u != 0 {
 			us = append(us, u)
 		}
 	}
 	return us
 }
+
+func (t *NodeTable) word(off int) *uint64 { return (*uint64)(unsafe.Pointer(&t.header[off])) }

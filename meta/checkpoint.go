@@ -70,20 +70,19 @@ func (v *Volume) freeze() *summary {
 	}
 	clear(v.space.changed)
 	if v.cfg.InFlight != nil {
-		pending := make(map[uint64]uint64)
-		for _, unique := range v.cfg.InFlight() {
-			if r, ok := v.replies[unique]; ok {
-				pending[unique] = r
+		if unanswered := v.cfg.InFlight(); unanswered != nil {
+			pending := make(map[uint64]uint64)
+			for _, unique := range unanswered {
+				if r, ok := v.replies[unique]; ok {
+					pending[unique] = r
+				}
 			}
+			v.replies = pending
 		}
-		v.replies = pending
 	}
 	s := &summary{
 		seq: v.seq, commits: v.committed.commits + 1, usedPages: v.usedPages, files: v.files, nextIno: v.nextIno,
 		nextSeg: v.segments.nextID(), setHash: v.committed.setHash, session: v.session, replies: maps.Clone(v.replies),
-	}
-	if v.cfg.InFlight == nil {
-		v.replies = make(map[uint64]uint64)
 	}
 	v.frozen, v.active = v.active, newOverlay()
 	return s

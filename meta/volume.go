@@ -21,9 +21,10 @@ type Config struct {
 	VolumeID [16]byte
 	Now      func() time.Time // nil = time.Now
 	Log      *slog.Logger     // nil = discard
-	// InFlight lists the requests that were read and whose answer has not been
-	// written yet. Only these can be delivered again, so a checkpoint keeps the
-	// results of these. nil = keep the results since the last checkpoint.
+	// InFlight lists the requests that were read, by this process or a dead one
+	// before it, and whose answer has not been written yet. Only these can be
+	// delivered again, so a checkpoint keeps their results and drops all others.
+	// As long as it is nil or returns nil, all results are kept.
 	InFlight func() []uint64
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,7 @@ type serving struct {
 	*process
 	volume   *meta.Volume
 	server   *fs.Server
+	nodes    atomic.Pointer[fs.NodeTable] // set when requests are served; read by the volume's checkpoints
 	errno    syscall.Errno // for requests refused after this worker stopped by itself
 	deadline int64         // of the lease, CLOCK_BOOTTIME nanoseconds
 	served   chan error    // the end of the reading loops; nil = the mount is gone
@@ -47,14 +49,19 @@ func (w *process) serve(dir store.Store, lease Lease) int {
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
-	volume, err := meta.Open(ctx, cfg)
-	if err != nil {
+	s := &serving{process: w, deadline: lease.Deadline, served: make(chan error, 1)}
+	cfg.InFlight = func() []uint64 {
+		if nodes := s.nodes.Load(); nodes != nil {
+			return nodes.Unanswered()
+		}
+		return nil // not known before the mount is taken over
+	}
+	if s.volume, err = meta.Open(ctx, cfg); err != nil {
 		return w.fail(classOf(err), err)
 	}
 	if err := w.conn.Send(Reply{Ready: &Ready{PID: os.Getpid()}}); err != nil {
 		return ExitOrphan // nothing was served yet
 	}
-	s := &serving{process: w, volume: volume, deadline: lease.Deadline, served: make(chan error, 1)}
 	return s.loop(ctx)
 }
 
@@ -67,6 +74,7 @@ func (s *serving) takeOver(m Serve, files []*os.File) error {
 	if err != nil {
 		return err
 	}
+	s.nodes.Store(nodes)
 	s.errno = syscall.Errno(m.Errno)
 	s.server, err = fs.NewServer(fs.ServeConfig{
 		Volume:  s.volume,
