@@ -11,6 +11,7 @@ import (
 
 	"cmkfs/crypto"
 	"cmkfs/hsm"
+	"cmkfs/hsm/azure"
 	"cmkfs/hsm/pkcs11"
 	"cmkfs/hsm/platform"
 )
@@ -56,6 +57,8 @@ func open(ctx context.Context, req request) (hsm.Key, error) {
 	switch {
 	case c.Source == hsm.SourcePlatform && c.Platform != nil:
 		return platform.Open(ctx, *c.Platform)
+	case c.Source == hsm.SourceKeyVault && c.Azure != nil:
+		return azure.Open(ctx, *c.Azure)
 	case c.Source == hsm.SourcePKCS11 && c.PKCS11 != nil:
 		return pkcs11.Open(ctx, *c.PKCS11, pkcs11.Options{StateDir: req.StateDir})
 	}
@@ -65,6 +68,8 @@ func open(ctx context.Context, req request) (hsm.Key, error) {
 func listKeys(ctx context.Context, req request) ([]hsm.Info, error) {
 	c := req.Key
 	switch {
+	case c.Source == hsm.SourceKeyVault && c.Azure != nil:
+		return azure.List(ctx, *c.Azure)
 	case c.Source == hsm.SourcePKCS11 && c.PKCS11 != nil:
 		return pkcs11.List(ctx, *c.PKCS11, pkcs11.Options{StateDir: req.StateDir})
 	case c.Source == hsm.SourcePlatform && c.Platform != nil:
