@@ -174,12 +174,12 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		same := *old
 		same.Key = key
 		info, err := agent.Check(ctx, same)
-		if err == nil {
+		if err == nil && (key.PKCS11 == nil || info.KeyID == old.Wrapped.KeyID) {
 			same.KeyInfo = info
 			*old = same
 			return a.checkRegion(info)
 		}
-		if key.PKCS11 == nil || *key.PKCS11 == *old.Key.PKCS11 {
+		if err != nil && (key.PKCS11 == nil || *key.PKCS11 == *old.Key.PKCS11) {
 			return err
 		}
 	}
@@ -229,8 +229,8 @@ func (a *Account) dropCustomerKeys(used func(string) (bool, error)) error {
 }
 
 // perhapsSameKey reports whether two configurations may mean one key. A vault's
-// key is named exactly; a token's can be written in many ways, so only a
-// decryption tells.
+// key is named exactly; a token's can be written in many ways, so only the
+// token tells.
 func perhapsSameKey(a, b hsm.Config) bool {
 	if a.Source != b.Source {
 		return false

@@ -34,8 +34,8 @@ type Dir struct {
 }
 
 // Open opens an existing state directory. It refuses one that is not ours
-// alone, with an error that is ErrUnsafeState; one that does not exist is
-// fs.ErrNotExist.
+// alone, with an error that is ErrUnsafeState, and one that does not exist with
+// ErrNoState.
 func Open(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -44,7 +44,7 @@ func Open(path string) (*Dir, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) {
-			return nil, failf(fs.ErrNotExist, "there is no state directory %s", path)
+			return nil, failf(ErrNoState, "there is no state directory %s", path)
 		}
 		return nil, fmt.Errorf("state directory %s: %w", path, err)
 	}

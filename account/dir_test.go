@@ -36,7 +36,7 @@ func newAccount(name string) *account.Account {
 
 func TestOpen_RefusesUnsafeDirectory(t *testing.T) {
 	base := t.TempDir()
-	if _, err := account.Open(filepath.Join(base, "none")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := account.Open(filepath.Join(base, "none")); !errors.Is(err, account.ErrNoState) {
 		t.Errorf("missing: %v", err)
 	}
 	open := filepath.Join(base, "open")

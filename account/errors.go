@@ -14,6 +14,7 @@ var (
 	ErrNotEmpty    = errors.New("still has volumes")
 	ErrAmbiguous   = errors.New("more than one account")
 	ErrNoAccount   = errors.New("no account yet")
+	ErrNoState     = errors.New("no state directory")
 	ErrDaemonRuns  = errors.New("another cmkfsd serves this state directory")
 	ErrUnsafeState = errors.New("unsafe state directory")
 )

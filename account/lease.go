@@ -43,6 +43,7 @@ const (
 	EventUnreachable     EventKind = "unreachable"      // hsm.KindUnreachable
 	EventMisconfigured   EventKind = "misconfigured"    // hsm.KindMisconfigured
 	EventTick            EventKind = "tick"             // time has passed
+	EventPolicy          EventKind = "policy-changed"   // the policy given to Next is another one
 	EventOperatorSuspend EventKind = "operator-suspend" // volume suspend --all
 	EventOperatorRestore EventKind = "operator-restore" // volume restore-access
 	EventDrained         EventKind = "drained"          // EffectSuspend is done
@@ -53,7 +54,7 @@ const (
 // EventKinds lists every kind of event.
 var EventKinds = []EventKind{
 	EventStart, EventOK, EventExpired, EventDenied, EventNetworkDenied, EventThrottled, EventUnreachable,
-	EventMisconfigured, EventTick, EventOperatorSuspend, EventOperatorRestore, EventDrained, EventRestored, EventRestoreFailed,
+	EventMisconfigured, EventTick, EventPolicy, EventOperatorSuspend, EventOperatorRestore, EventDrained, EventRestored, EventRestoreFailed,
 }
 
 // LeaseEvent is one event.

@@ -54,6 +54,7 @@ func TestNext_EveryStateAndEvent(t *testing.T) {
 		account.EventUnreachable:     {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
 		account.EventMisconfigured:   {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
 		account.EventTick:            {to(online, check), to(degraded, check), to(suspending, check), to(suspended, check), to(restoring, check)},
+		account.EventPolicy:          {to(online, extend), to(degraded, extend), to(suspending), to(suspended), to(restoring, extend)},
 		account.EventOperatorSuspend: {to(suspending, suspend), to(suspending, suspend), to(suspending), to(suspending, suspend), to(suspending, suspend)},
 		account.EventOperatorRestore: {to(online), to(degraded, check), to(suspending), to(restoring, check), to(restoring)},
 		account.EventDrained:         {to(online), to(degraded), to(suspended), to(suspended), to(restoring)},
@@ -245,7 +246,7 @@ func TestNext_Model(t *testing.T) {
 			before := l
 			need := map[account.EventKind]account.EffectKind{
 				account.EventDrained: account.EffectSuspend, account.EventRestored: account.EffectRestore, account.EventRestoreFailed: account.EffectRestore,
-				account.EventStart: "", account.EventOperatorSuspend: "", account.EventOperatorRestore: "", account.EventTick: "",
+				account.EventStart: "", account.EventOperatorSuspend: "", account.EventOperatorRestore: "", account.EventTick: "", account.EventPolicy: "",
 			}
 			answers, known := need[ev.Kind]
 			if !known {

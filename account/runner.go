@@ -34,6 +34,7 @@ type Actions interface {
 type Runner struct {
 	actions Actions
 	events  chan posted
+	replan  chan struct{}  // the policy has changed; holds one
 	effects sync.WaitGroup // goroutines of performed effects; Run waits for them
 
 	// Owned by the goroutine of Run, so without a lock.
@@ -58,7 +59,7 @@ type posted struct {
 // NewRunner prepares a runner. stored is the lease as Record was last given
 // it, zero for a new account.
 func NewRunner(stored Lease, p Policy, a Actions) *Runner {
-	r := &Runner{actions: a, events: make(chan posted), working: make(chan struct{}), stopRestore: func() {}}
+	r := &Runner{actions: a, events: make(chan posted), replan: make(chan struct{}, 1), working: make(chan struct{}), stopRestore: func() {}}
 	close(r.working)
 	r.mu.policy, r.mu.changed = p, make(chan struct{})
 	r.mu.lease, _ = Next(stored, LeaseEvent{Kind: EventStart}, time.Now(), p)
@@ -83,6 +84,8 @@ func (r *Runner) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 			r.apply(ctx, posted{ev: LeaseEvent{Kind: EventTick}})
+		case <-r.replan:
+			r.apply(ctx, posted{ev: LeaseEvent{Kind: EventPolicy}})
 		case p := <-r.events:
 			r.apply(ctx, p)
 		}
@@ -103,11 +106,15 @@ func (r *Runner) Policy() Policy {
 	return r.mu.policy
 }
 
-// SetPolicy changes the policy; it counts from the next event on.
+// SetPolicy changes the policy. The present lease is counted anew with it.
 func (r *Runner) SetPolicy(p Policy) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.mu.policy = p
+	r.mu.Unlock()
+	select {
+	case r.replan <- struct{}{}:
+	default: // the loop has not looked at the last change yet
+	}
 }
 
 // Suspend is the operator's lock: it returns when no worker is left.

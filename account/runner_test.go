@@ -248,6 +248,23 @@ func TestRunner_Automatic_ComesBack(t *testing.T) {
 	})
 }
 
+func TestRunner_SetPolicy_CountsAnew(t *testing.T) {
+	p := account.DefaultPolicy()
+	p.CheckInterval, p.OutageGrace = account.Duration(5*time.Hour), account.Duration(10*time.Hour)
+	run(t, p, func(t *testing.T, h *host, r *account.Runner) {
+		h.set(func() { h.mu.key = errGone })
+		r.SetPolicy(account.DefaultPolicy())
+		time.Sleep(9 * time.Minute)
+		if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
+			t.Errorf("%+v", l)
+		}
+		time.Sleep(2 * time.Minute)
+		if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
 func TestDir_Lease_RoundTrip(t *testing.T) {
 	d := newDir(t)
 	if err := d.CreateAccount(newAccount("a")); err != nil {

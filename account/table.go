@@ -57,6 +57,7 @@ var table = map[State]map[EventKind]transition{
 		EventExpired:         (*step).renew,
 		EventDenied:          (*step).degrade,
 		EventTick:            (*step).tick,
+		EventPolicy:          (*step).replan,
 		EventOperatorSuspend: (*step).lock,
 		EventOperatorRestore: (*step).ignore, // idempotent
 		EventDrained:         (*step).ignore,
@@ -69,6 +70,7 @@ var table = map[State]map[EventKind]transition{
 		EventExpired:         (*step).recover,
 		EventDenied:          (*step).degrade,
 		EventTick:            (*step).tick,
+		EventPolicy:          (*step).replan,
 		EventOperatorSuspend: (*step).lock,
 		EventOperatorRestore: (*step).ask,
 		EventDrained:         (*step).ignore,
@@ -81,6 +83,7 @@ var table = map[State]map[EventKind]transition{
 		EventExpired:         (*step).noteSuccess,
 		EventDenied:          (*step).noteFailure,
 		EventTick:            (*step).tick,
+		EventPolicy:          (*step).replan,
 		EventOperatorSuspend: (*step).hold,
 		EventOperatorRestore: (*step).askLater,
 		EventDrained:         (*step).drained,
@@ -93,6 +96,7 @@ var table = map[State]map[EventKind]transition{
 		EventExpired:         (*step).comeBack,
 		EventDenied:          (*step).noteFailure,
 		EventTick:            (*step).tick,
+		EventPolicy:          (*step).replan,
 		EventOperatorSuspend: (*step).lockMore,
 		EventOperatorRestore: (*step).restore,
 		EventDrained:         (*step).ignore,
@@ -105,6 +109,7 @@ var table = map[State]map[EventKind]transition{
 		EventExpired:         (*step).open,
 		EventDenied:          (*step).failRestoring,
 		EventTick:            (*step).tick,
+		EventPolicy:          (*step).replan,
 		EventOperatorSuspend: (*step).lock,
 		EventOperatorRestore: (*step).ignore, // idempotent
 		EventDrained:         (*step).ignore,
@@ -162,6 +167,20 @@ func (s *step) ask() {
 	}
 }
 
+// replan counts the next check and the deadline anew, from the last check.
+func (s *step) replan() {
+	if !s.NextCheck.IsZero() {
+		interval := s.policy.CheckInterval
+		if !s.KeyGood {
+			interval = s.policy.CheckIntervalUnhealthy
+		}
+		s.NextCheck = s.LastCheck.Add(time.Duration(interval))
+	}
+	if s.Open() {
+		s.grant(s.LastSuccess)
+	}
+}
+
 // noteSuccess remembers a successful check without opening anything.
 func (s *step) noteSuccess() {
 	s.LastCheck, s.LastSuccess = s.now, s.ev.Asked
@@ -183,9 +202,15 @@ func (s *step) noteFailure() {
 // renew extends an open lease, counted from the moment the key was asked.
 func (s *step) renew() {
 	s.noteSuccess()
-	s.Expires = s.ev.Asked.Add(time.Duration(s.policy.OutageGrace))
+	s.grant(s.ev.Asked)
+}
+
+// grant sets the deadline. It may be over already: an answer can take longer
+// than the lease it gives.
+func (s *step) grant(from time.Time) {
+	s.Expires = from.Add(time.Duration(s.policy.OutageGrace))
 	if !s.now.Before(s.Expires) {
-		s.expire() // the answer took longer than the lease it would give
+		s.expire()
 		return
 	}
 	s.do(Effect{Kind: EffectExtend, Deadline: s.Expires})

@@ -53,7 +53,11 @@ func (a *acct) aekFor(source string) (*account.AEKRecord, error) {
 	if k := a.record().AEKFor(source); k != nil {
 		return k, nil
 	}
-	return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("account %s has no key of source %q; configure one with cmkfsd account update", a.name, source))
+	kind := "KeyVault"
+	if source == hsm.SourcePKCS11 {
+		kind = source
+	}
+	return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("Volume cannot be encrypted with %s, NetAppAccount has not been configured with %s encryption", source, kind))
 }
 
 // platformKey returns the platform-managed key, and makes it for the first

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +20,10 @@ import (
 // startTimeout is how long a daemon started in the background may take until
 // it answers.
 const startTimeout = 30 * time.Second
+
+// readyFD is the descriptor to which a daemon started in the background writes
+// one byte when it answers.
+const readyFD = 3
 
 // client returns a client of the daemon, which may not be running.
 func (s *session) client() (*api.Client, *account.Dir, error) {
@@ -92,23 +96,32 @@ func (s *session) startDaemon(c *api.Client, d *account.Dir) error {
 	if err != nil {
 		return fmt.Errorf("cannot start the daemon: %w", err)
 	}
-	notify, ready, err := listenReady()
+	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("cannot start the daemon: %w", err)
 	}
-	defer notify.Close()
+	defer r.Close()
 
-	cmd := exec.Command("/proc/self/exe", "serve", "--state-dir", d.Path())
+	cmd := exec.Command("/proc/self/exe", "serve", "--state-dir", d.Path(), fmt.Sprintf("--ready-fd=%d", readyFD))
 	cmd.Args[0] = "cmkfsd"
 	cmd.Dir = "/" // a working directory would keep its file system busy
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
+	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
 		return fmt.Errorf("cannot start the daemon: %w", err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	ready := make(chan struct{})
+	go func() {
+		if n, _ := r.Read(make([]byte, 1)); n == 1 { // else it ended, or we gave up
+			close(ready)
+		}
+	}()
 
 	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
 	defer cancel()
@@ -123,32 +136,6 @@ func (s *session) startDaemon(c *api.Client, d *account.Dir) error {
 	case <-ctx.Done():
 		return &hinted{fmt.Errorf("the daemon (process %d) is not ready after %s", cmd.Process.Pid, startTimeout), "see its log: " + d.LogPath()}
 	}
-}
-
-// listenReady opens a socket of systemd's notification protocol. The channel
-// is closed when READY=1 arrives.
-func listenReady() (*net.UnixConn, <-chan struct{}, error) {
-	// An abstract address: it leaves no file behind, whatever happens.
-	name := fmt.Sprintf("@cmkfsd-start-%d-%d", os.Getpid(), time.Now().UnixNano())
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		return nil, nil, err
-	}
-	ready := make(chan struct{})
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := conn.Read(b)
-			if err != nil {
-				return // closed: nobody waits any more
-			}
-			if strings.Contains("\n"+string(b[:n])+"\n", "\nREADY=1\n") {
-				close(ready)
-				return
-			}
-		}
-	}()
-	return conn, ready, nil
 }
 
 // waitForDaemon waits for a daemon that another command has started at the same

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,7 @@ var hints = []struct {
 	hint string
 }{
 	{account.ErrUnsafeState, "make it yours alone (chown and chmod 0700), or choose another with --state-dir"},
+	{account.ErrNoState, "name it with --state-dir, or begin one: cmkfsd account create --name A"},
 	{account.ErrNoAccount, "create one: cmkfsd account create --name A"},
 	{account.ErrAmbiguous, "name one with --account"},
 	{account.ErrDaemonRuns, "use that daemon, or stop it first"},
@@ -100,7 +102,7 @@ func (h *hinted) Unwrap() error { return h.error }
 func classify(err error) (exit int, hint string) {
 	var usage *usageError
 	if errors.As(err, &usage) {
-		return exitUsage, usage.hint
+		return exitUsage, cmp.Or(usage.hint, exits[api.CodeInvalid].hint)
 	}
 	var findings *findingsError
 	if errors.As(err, &findings) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 
 	"cmkfs/supervisor"
 
@@ -11,6 +12,7 @@ import (
 type serveCmd struct {
 	Config        kong.ConfigFlag `placeholder:"FILE" help:"A JSON file with the values of flags, by their name."`
 	MetricsListen string          `placeholder:"ADDR" help:"Serve Prometheus metrics at this loopback address, for example 127.0.0.1:9105."`
+	ReadyFD       int             `name:"ready-fd" hidden:"" default:"-1"`
 }
 
 // Help has the command's example.
@@ -24,5 +26,18 @@ func (c *serveCmd) Run(s *session) error {
 	slog.SetDefault(log)
 	return supervisor.Run(s.ctx, supervisor.Config{
 		StateDir: s.cli.StateDir, Version: version, MetricsListen: c.MetricsListen, Log: log,
+		Listening: c.ready,
 	})
+}
+
+// ready tells the command that started this daemon in the background.
+func (c *serveCmd) ready() {
+	if c.ReadyFD < 0 {
+		return
+	}
+	f := os.NewFile(uintptr(c.ReadyFD), "ready")
+	if _, err := f.Write([]byte{1}); err != nil {
+		slog.Warn("nobody waits for the daemon to be ready", "err", err)
+	}
+	f.Close()
 }

@@ -85,7 +85,7 @@ func ErrorOf(err error) *Error {
 		e.Code = CodeInvalid
 	case errors.As(err, &ver):
 		e.Code = CodeVersion
-	case errors.Is(err, account.ErrNotFound), errors.Is(err, account.ErrNoAccount), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, account.ErrNotFound), errors.Is(err, account.ErrNoAccount), errors.Is(err, account.ErrNoState), errors.Is(err, fs.ErrNotExist):
 		e.Code = CodeNotFound
 	case errors.Is(err, account.ErrExist):
 		e.Code = CodeExists

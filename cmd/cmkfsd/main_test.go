@@ -1,0 +1,256 @@
+package main_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// bin is a folder with the program, built once: the daemon executes itself, so
+// the test binary cannot stand in for it.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "cmkfsd-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin = dir
+	for _, name := range []string{"cmkfsd"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(bin, name), "cmkfs/cmd/"+name)
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "build", name+":", err)
+			return 1
+		}
+	}
+	if err := os.Symlink("cmkfsd", filepath.Join(bin, "mount.cmkfs")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Setup:               setup,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+			"json":  jsonField,
+			"until": until,
+			"daemon-stop": func(ts *testscript.TestScript, _ bool, _ []string) {
+				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGTERM)
+			},
+			"daemon-kill": func(ts *testscript.TestScript, _ bool, _ []string) {
+				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGKILL)
+			},
+			"hold":    hold,
+			"softhsm": softhsm,
+		},
+	})
+}
+
+// setup gives each script a state directory of its own and the program in its
+// PATH, and cleans up behind it: what is mounted below its folder must not be
+// there when that is removed.
+func setup(env *testscript.Env) error {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return err
+	}
+	state := filepath.Join(env.WorkDir, "state")
+	env.Setenv("CMKFS_STATE_DIR", state)
+	env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	env.Setenv("ROOT", root)
+	env.Setenv("TZ", "UTC")
+	work := env.WorkDir
+	held := map[string]*os.File{} // for the command hold
+	env.Values["held"] = held
+	env.Defer(func() {
+		for _, f := range held {
+			f.Close()
+		}
+		states, _ := filepath.Glob(filepath.Join(work, "*", "cmkfsd.sock"))
+		for _, s := range states {
+			stop(filepath.Dir(s), syscall.SIGTERM)
+		}
+		unmountBelow(work)
+	})
+	return nil
+}
+
+// stop ends the daemon of a state directory, if there is one, and waits.
+func stop(state string, how syscall.Signal) {
+	b, err := os.ReadFile(filepath.Join(state, "lock"))
+	if err != nil {
+		return
+	}
+	f, err := os.Open(filepath.Join(state, "lock"))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return // nobody holds the lock: the process id is an old one
+	}
+	_ = syscall.Kill(pid, how)
+	for range 3000 {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	panic("the daemon does not end")
+}
+
+// unmountBelow detaches every mount below a folder.
+func unmountBelow(dir string) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		panic(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if point := strings.Fields(line)[4]; strings.HasPrefix(point, dir+"/") {
+			_ = unix.Unmount(point, unix.MNT_DETACH)
+		}
+	}
+}
+
+// exits runs a command and wants its exit code: exits 5 cmkfsd volume mount …
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND [ARG…]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if err != nil {
+		exit, _ = err.(*exec.ExitError)
+		if exit == nil {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// jsonField looks into the JSON on standard output: json PATH VALUE, where PATH
+// is made of fields and indexes, for example accounts.0.state.
+func jsonField(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: json PATH VALUE")
+	}
+	got, err := lookUp([]byte(ts.ReadFile("stdout")), args[0])
+	ts.Check(err)
+	if (got == args[1]) == neg {
+		ts.Fatalf("%s is %q, want %q (negated: %v)", args[0], got, args[1], neg)
+	}
+}
+
+func lookUp(b []byte, path string) (string, error) {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return "", err
+	}
+	for part := range strings.SplitSeq(path, ".") {
+		switch x := v.(type) {
+		case map[string]any:
+			v = x[part]
+		case []any:
+			i, err := strconv.Atoi(part)
+			if err != nil || i >= len(x) {
+				return "", fmt.Errorf("there is no element %s", part)
+			}
+			v = x[i]
+		default:
+			return "", fmt.Errorf("there is no field %s", part)
+		}
+	}
+	return fmt.Sprint(v), nil
+}
+
+// until waits until a field of status has a value: until accounts.0.state online
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	var got string
+	for range 1500 {
+		b, err := exec.Command(filepath.Join(bin, "cmkfsd"), "--state-dir", ts.Getenv("CMKFS_STATE_DIR"), "status", "-o", "json").Output()
+		if err == nil {
+			got, err = lookUp(b, args[0])
+		}
+		if err == nil && got == args[1] {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("%s stays %q, want %q", args[0], got, args[1])
+}
+
+// hold opens a file for reading or, with a text, reads on in one that is held:
+// "hold FILE" opens it, "hold FILE TEXT" wants the text from its beginning,
+// "hold FILE !ERRNO" the error; "hold FILE -close" closes it.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	held := ts.Value("held").(map[string]*os.File)
+	if len(args) == 1 {
+		f, err := os.Open(path)
+		ts.Check(err)
+		held[path] = f
+		return
+	}
+	if args[1] == "-close" {
+		ts.Check(held[path].Close())
+		delete(held, path)
+		return
+	}
+	b := make([]byte, 4096)
+	n, err := held[path].ReadAt(b, 0)
+	got := strings.TrimSpace(string(b[:n]))
+	var errno syscall.Errno
+	if n == 0 && errors.As(err, &errno) {
+		got = "!" + unix.ErrnoName(errno)
+	}
+	if got != args[1] {
+		ts.Fatalf("read %q (%v), want %q", got, err, args[1])
+	}
+}
+
+// softhsm runs the SoftHSM rig and takes the variables it prints.
+func softhsm(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command(filepath.Join(ts.Getenv("ROOT"), "scripts", "softhsm-rig"), args...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Stderr = ts.Stderr()
+	out, err := cmd.Output()
+	ts.Check(err)
+	for line := range strings.Lines(string(out)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && slices.Contains([]string{"SOFTHSM2_CONF", "PKCS11_URI"}, k) {
+			ts.Setenv(k, v)
+		}
+	}
+}
