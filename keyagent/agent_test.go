@@ -380,3 +380,44 @@ func TestClient_NeverHoldsKeys(t *testing.T) {
 		t.Error("the volume's key is in the supervisor's memory beside the worker's copy")
 	}
 }
+
+// What SDKs and modules leave behind goes with the agent that used them.
+func TestClient_ReplacesIdleAgent(t *testing.T) {
+	token := hsmtest.NewToken(t)
+	key, c := tokenKey(token), client(t, 0)
+	a, err := c.NewAEK(t.Context(), key, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vol := [16]byte{9}
+	v, err := c.NewVEK(t.Context(), key, "a", a, vol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vek, err := released(t, c, key, "a", a, vol, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := c.PID()
+	for deadline := time.Now().Add(20 * time.Second); c.PID() == first; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("an idle agent is never replaced")
+		}
+	}
+	for syscall.Kill(first, 0) == nil { // being reaped
+		time.Sleep(time.Millisecond)
+	}
+	second := c.PID()
+	if second == 0 {
+		t.Fatal("no fresh agent waits")
+	}
+	if searchMemory(t, second, vek, false) {
+		t.Error("the fresh agent's memory has the volume's key")
+	}
+	if _, err := c.Check(t.Context(), key, "a", a); err != nil {
+		t.Errorf("the fresh agent does not work: %v", err)
+	}
+	if c.PID() != second {
+		t.Error("the agent that waited was not used")
+	}
+}

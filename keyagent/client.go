@@ -52,9 +52,17 @@ type Client struct {
 		agent  *process // nil = none running
 		closed bool
 	}
+	retiring sync.WaitGroup // timers that will call retire, or do
 }
 
-// New returns a client; no process runs before the first call.
+// retireAfter is how long an agent may be idle before a fresh one takes its
+// place.
+const retireAfter = time.Second
+
+// New returns a client; no process runs before the first call. From then on one
+// does, but not the same: an agent that has nothing to do for a second is
+// replaced by a fresh one, so that what SDKs and modules leave in their memory
+// is gone soon after a key was used.
 func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -70,11 +78,15 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	p := c.mu.agent
 	c.mu.agent, c.mu.closed = nil, true
+	if p != nil {
+		c.busyLocked(p)
+	}
 	c.mu.Unlock()
 	if p != nil {
 		p.kill(endClosed)
 		<-p.dead
 	}
+	c.retiring.Wait()
 	return nil
 }
 
@@ -174,6 +186,7 @@ func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, e
 			return reply{}, unreachable(req.Op, "AgentStart", "The key agent could not be started", err)
 		}
 		r, end, err := p.roundTrip(ctx, req, file)
+		c.release(p)
 		switch {
 		case err != nil:
 			return reply{}, unreachable(req.Op, "AgentProtocol", "The key agent could not be asked", err)
@@ -193,20 +206,60 @@ func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, e
 	}
 }
 
-// agent returns the running agent or starts one.
+// agent returns the running agent or starts one. The caller releases it.
 func (c *Client) agent() (*process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.closed {
 		return nil, fmt.Errorf("keyagent: client is closed")
 	}
-	if c.mu.agent != nil && !c.mu.agent.ended() {
-		return c.mu.agent, nil
+	if c.mu.agent == nil || c.mu.agent.ended() {
+		p, err := start(c.cfg)
+		if err != nil {
+			return nil, err
+		}
+		c.mu.agent = p
 	}
-	p, err := start(c.cfg)
+	c.busyLocked(c.mu.agent)
+	c.mu.agent.calls++
+	return c.mu.agent, nil
+}
+
+// busyLocked stops the timer of an agent that was idle.
+func (c *Client) busyLocked(p *process) {
+	if p.idle != nil && p.idle.Stop() {
+		c.retiring.Done()
+	}
+	p.idle = nil
+}
+
+// release ends a call's use of an agent; the last one starts its timer.
+func (c *Client) release(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.calls--
+	if p.calls == 0 && p == c.mu.agent {
+		c.retiring.Add(1)
+		p.idle = time.AfterFunc(retireAfter, func() {
+			defer c.retiring.Done()
+			c.retire(p)
+		})
+	}
+}
+
+// retire replaces an agent that is still idle by one that has seen no key.
+func (c *Client) retire(p *process) {
+	c.mu.Lock()
+	if p != c.mu.agent || p.calls > 0 || p.idle == nil {
+		c.mu.Unlock()
+		return
+	}
+	fresh, err := start(c.cfg)
 	if err != nil {
-		return nil, err
+		fresh = nil // the next call tries again and reports it
 	}
-	c.mu.agent = p
-	return p, nil
+	c.mu.agent = fresh
+	c.mu.Unlock()
+	p.kill(endRetired)
+	<-p.dead
 }

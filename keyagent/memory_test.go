@@ -19,12 +19,18 @@ func findInMemory(t *testing.T, key []byte) bool {
 		key[i] = ^key[i]
 	}
 	runtime.GC()
-	maps, err := os.Open("/proc/self/maps")
+	return searchMemory(t, os.Getpid(), key, true)
+}
+
+// searchMemory searches a process's writable memory for key or its complement.
+func searchMemory(t *testing.T, pid int, key []byte, inverted bool) bool {
+	t.Helper()
+	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer maps.Close()
-	mem, err := os.Open("/proc/self/mem")
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,10 +48,10 @@ func findInMemory(t *testing.T, key []byte) bool {
 		for at := from; at < to; at += uintptr(len(buf) - len(key)) {
 			n, _ := mem.ReadAt(buf[:min(uintptr(len(buf)), to-at)], int64(at))
 			total += n
-			if at+uintptr(n) > own && at < own+uintptr(len(buf)) {
+			if pid == os.Getpid() && at+uintptr(n) > own && at < own+uintptr(len(buf)) {
 				continue // the buffer itself
 			}
-			if containsComplement(buf[:n], key) {
+			if inverted && containsComplement(buf[:n], key) || !inverted && bytes.Contains(buf[:n], key) {
 				return true
 			}
 		}

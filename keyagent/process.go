@@ -28,6 +28,7 @@ const (
 	endDeadline             // we killed it for not answering this call
 	endCancelled            // the caller gave up; the process lives
 	endClosed               // Client.Close
+	endRetired              // replaced while idle; no call sees it
 )
 
 // process is one life of the agent.
@@ -36,6 +37,10 @@ type process struct {
 	conn *net.UnixConn
 	log  *slog.Logger
 	dead chan struct{} // closed when the process is reaped and no reply can come any more
+
+	// Both are guarded by Client.mu.
+	calls int         // under way
+	idle  *time.Timer // runs while there are none; nil = stopped
 
 	mu struct {
 		sync.Mutex

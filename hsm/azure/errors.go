@@ -23,6 +23,7 @@ const (
 	msgNotEnabled = "Azure Key Vault key is not enabled"
 	msgUnusable   = "Unable to use the configured encryption key, please check if key is active"
 	msgNoConnect  = "Could not connect to the KeyVault"
+	msgNoToken    = "The identity's token endpoint does not answer"
 )
 
 // envelope is the body of a vault's error.
@@ -72,7 +73,7 @@ func classify(op, keyID string, err error) *hsm.Error {
 	case errors.Is(err, context.Canceled):
 		e.Reason, e.Message, e.Err = "Cancelled", "The key operation was given up", context.Canceled
 	case isCredential(err):
-		e.Reason, e.Message = "IdentityUnavailable", "The identity's token endpoint does not answer"
+		e.Op, e.Reason, e.Message = "token", "IdentityUnavailable", msgNoToken
 		e.Err = errors.New(oneLine(err))
 	default:
 		e.Reason, e.Err = networkReason(err), errors.New(oneLine(err))
@@ -89,6 +90,7 @@ func isCredential(err error) bool {
 }
 
 func classifyToken(e *hsm.Error, auth *azidentity.AuthenticationFailedError) {
+	e.Op = "token"
 	if r := auth.RawResponse; r != nil {
 		e.Err = fmt.Errorf("token endpoint: HTTP %d", r.StatusCode)
 		if r.StatusCode >= 400 && r.StatusCode < 500 && !transient(r.StatusCode) && r.StatusCode != http.StatusNotFound && r.StatusCode != http.StatusGone {
@@ -99,7 +101,7 @@ func classifyToken(e *hsm.Error, auth *azidentity.AuthenticationFailedError) {
 	} else {
 		e.Err = errors.New(oneLine(auth))
 	}
-	e.Reason, e.Message = "IdentityUnavailable", "The identity's token endpoint does not answer"
+	e.Reason, e.Message = "IdentityUnavailable", msgNoToken
 }
 
 func transient(status int) bool {

@@ -64,12 +64,12 @@ func (k *key) visit(ctx context.Context, op string, u URI, f func(*session, obje
 	if k.closed {
 		return &hsm.Error{Op: op, KeyID: k.uri.KeyID(), Kind: hsm.KindMisconfigured, Reason: "Closed", Message: "The key has been closed"}
 	}
-	s, err := connect(ctx, op, k.uri)
+	s, err := connect(ctx, k.uri)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.login(op, k.stateDir); err != nil {
+	if err := s.login(k.stateDir); err != nil {
 		return err
 	}
 	o, err := s.find(op, u)
@@ -231,12 +231,12 @@ func List(ctx context.Context, cfg hsm.PKCS11Config, opt Options) ([]hsm.Info, e
 	if err != nil {
 		return nil, err
 	}
-	s, err := connect(ctx, "list", u)
+	s, err := connect(ctx, u)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if err := s.login("list", opt.StateDir); err != nil {
+	if err := s.login(opt.StateDir); err != nil {
 		return nil, err
 	}
 	handles, err := s.search([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY)}, maxListed)

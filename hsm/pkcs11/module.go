@@ -26,7 +26,8 @@ type session struct {
 }
 
 // connect loads the library and opens a session on the token, without login.
-func connect(ctx context.Context, op string, u URI) (*session, error) {
+func connect(ctx context.Context, u URI) (*session, error) {
+	const op = "open"
 	fail := func(k hsm.Kind, reason, message string, err error) error {
 		return &hsm.Error{Op: op, KeyID: u.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
 	}
@@ -115,7 +116,8 @@ func (u URI) matches(t p11.TokenInfo) bool {
 }
 
 // login reads the PIN and logs in, unless the token has refused that PIN before.
-func (s *session) login(op, stateDir string) error {
+func (s *session) login(stateDir string) error {
+	const op = "login"
 	fail := func(k hsm.Kind, reason, message string, err error) error {
 		return &hsm.Error{Op: op, KeyID: s.uri.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
 	}
@@ -146,12 +148,12 @@ func (s *session) login(op, stateDir string) error {
 	case err == nil, is(err, p11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
 	case is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE):
-		e := classify("login", s.uri.KeyID(), err)
+		e := classify(op, s.uri.KeyID(), err)
 		if err := guard.refuse(content); err != nil {
 			e.Err = fmt.Errorf("%w (remembered in memory only: %w)", e.Err, err)
 		}
 		return e
 	default:
-		return classify("login", s.uri.KeyID(), err)
+		return classify(op, s.uri.KeyID(), err)
 	}
 }
