@@ -1,9 +1,11 @@
 package main_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// bin is a folder with the program, built once: the daemon executes itself, so
+// bin is a folder with the programs, built once: the daemon executes itself, so
 // the test binary cannot stand in for it.
 var bin string
 
@@ -35,7 +37,7 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
-	for _, name := range []string{"cmkfsd"} {
+	for _, name := range []string{"cmkfsd", "keyvault-emulator"} {
 		build := exec.Command("go", "build", "-o", filepath.Join(bin, name), "cmkfs/cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
@@ -66,8 +68,9 @@ func TestScripts(t *testing.T) {
 			"daemon-kill": func(ts *testscript.TestScript, _ bool, _ []string) {
 				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGKILL)
 			},
-			"hold":    hold,
-			"softhsm": softhsm,
+			"hold":     hold,
+			"emulator": emulator,
+			"softhsm":  softhsm,
 		},
 	})
 }
@@ -225,7 +228,7 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	if args[1] == "-close" {
-		ts.Check(held[path].Close())
+		held[path].Close() // which says so if the volume is suspended
 		delete(held, path)
 		return
 	}
@@ -253,4 +256,28 @@ func softhsm(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Setenv(k, v)
 		}
 	}
+}
+
+// emulator starts a key vault in the folder kv and takes the variables it
+// prints. It ends with the script.
+func emulator(ts *testscript.TestScript, _ bool, _ []string) {
+	cmd := exec.Command(filepath.Join(bin, "keyvault-emulator"), "--dir", ts.MkAbs("kv"), "--print-env")
+	cmd.Stderr = ts.Stderr()
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		k, v, _ := strings.Cut(lines.Text(), "=")
+		ts.Setenv(k, v)
+		if k == "KEYVAULT_EMULATOR_VAULT_URI" {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return
+		}
+	}
+	ts.Fatalf("the emulator ended: %v", lines.Err())
 }
