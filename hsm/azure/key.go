@@ -10,7 +10,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 
@@ -134,7 +133,7 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 	var info hsm.Info
 	err := k.call(ctx, "get", k.id, func(ctx context.Context) error {
 		var raw *http.Response
-		r, err := k.client.GetKey(runtime.WithCaptureResponse(ctx, &raw), name, version, nil)
+		r, err := k.client.GetKey(policy.WithCaptureResponse(ctx, &raw), name, version, nil)
 		if err != nil {
 			return err
 		}

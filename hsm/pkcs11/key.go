@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // OAEP does not need its hash to be collision-free
+	"crypto/sha1" // OAEP does not need its hash to be free of collisions
 	"crypto/sha256"
 	"fmt"
 	"hash"

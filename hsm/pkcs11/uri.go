@@ -93,10 +93,7 @@ func parseURI(s string) (URI, error) {
 			}
 			u.ModulePath = value
 		case "pin-source":
-			value = strings.TrimPrefix(value, "file:")
-			if strings.HasPrefix(value, "//") { // file:///path, an empty authority
-				value = value[2:]
-			}
+			value = strings.TrimPrefix(strings.TrimPrefix(value, "file:"), "//") // file:///path has an empty authority
 			if !filepath.IsAbs(value) {
 				return u, sentence("The pin-source of the PKCS#11 URI must be file:/absolute/path")
 			}

@@ -3,7 +3,7 @@ package emulator
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // RSA-OAEP is defined with it
+	"crypto/sha1" // RSA-OAEP is defined with it
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -385,9 +385,11 @@ func crypt(k *rsa.PrivateKey, algorithm string, in []byte, encrypting bool) ([]b
 	case "RSA-OAEP decrypt":
 		return rsa.DecryptOAEP(sha1.New(), nil, k, in, nil)
 	case "RSA1_5 encrypt":
-		return rsa.EncryptPKCS1v15(rand.Reader, &k.PublicKey, in) //nolint:staticcheck // part of the API
+		//lint:ignore SA1019 it is part of the interface
+		return rsa.EncryptPKCS1v15(rand.Reader, &k.PublicKey, in)
 	case "RSA1_5 decrypt":
-		return rsa.DecryptPKCS1v15(nil, k, in) //nolint:staticcheck // part of the API
+		//lint:ignore SA1019 it is part of the interface
+		return rsa.DecryptPKCS1v15(nil, k, in)
 	}
 	return nil, fmt.Errorf("algorithm %q is unknown", algorithm)
 }

@@ -34,6 +34,7 @@ type Emulator struct {
 	servers []*http.Server
 	done    sync.WaitGroup
 	closing chan struct{} // ends requests that wait on purpose
+	once    sync.Once     // closes it
 	mu      struct {
 		sync.Mutex
 		state    *state
@@ -115,9 +116,9 @@ func (e *Emulator) serve(l net.Listener, h http.Handler) {
 	}()
 }
 
-// Close ends all connections and waits for the listeners.
+// Close ends all connections and waits for the listeners. It may be called again.
 func (e *Emulator) Close() error {
-	close(e.closing)
+	e.once.Do(func() { close(e.closing) })
 	for _, s := range e.servers {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		if s.Shutdown(ctx) != nil {
@@ -150,13 +151,12 @@ func (e *Emulator) Env() map[string]string {
 		"KEYVAULT_EMULATOR_TENANT":   e.mu.state.Tenant,
 	}
 	// The first vault and its first key, for the usual case of one.
-	for _, name := range sorted(e.mu.state.Vaults) {
-		v := e.mu.state.Vaults[name]
+	if names := sorted(e.mu.state.Vaults); len(names) > 0 {
+		v := e.mu.state.Vaults[names[0]]
 		env["KEYVAULT_EMULATOR_VAULT_URI"] = v.URI()
 		if keys := sorted(v.Keys); len(keys) > 0 {
 			env["KEYVAULT_EMULATOR_KEY_URI"] = v.URI() + "keys/" + keys[0]
 		}
-		break
 	}
 	return env
 }
