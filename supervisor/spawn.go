@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -27,6 +28,7 @@ type spawner struct {
 	command []string // argv of the worker command, without its own arguments
 	agent   *keyagent.Client
 	log     *slog.Logger
+	stderr  io.Writer // of the workers; nil = ours
 }
 
 // workerProcess is one life of a worker.
@@ -78,6 +80,9 @@ func (s *spawner) start(ctx context.Context, start worker.Start, find aek, onRep
 	cmd := exec.Command(s.command[0], args...)
 	cmd.ExtraFiles = []*os.File{far, keyFar} // worker.FDControl, worker.FDKey
 	cmd.Stderr = os.Stderr
+	if s.stderr != nil {
+		cmd.Stderr = s.stderr
+	}
 	cmd.Env = workerEnv()
 	// A Ctrl-C at the terminal is for the supervisor, which unmounts first.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -161,14 +161,13 @@ type Failed struct {
 
 // Progress says how far a check is.
 type Progress struct {
-	Stage string `json:"stage"`
-	Done  int64  `json:"done"`
-	Total int64  `json:"total"` // 0 = not known
+	Done  int64 `json:"done"`  // pages scrubbed
+	Total int64 `json:"total"` // of so many
 }
 
 // Finding is one thing a check found.
 type Finding struct {
-	Code  string `json:"code"`
+	Code  int    `json:"code"` // a meta.Code, numbered for ever
 	Where string `json:"where"`
 	Text  string `json:"text"`
 }

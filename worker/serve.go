@@ -35,10 +35,10 @@ type serving struct {
 	volume   *meta.Volume
 	server   *fs.Server
 	nodes    atomic.Pointer[fs.NodeTable] // set when requests are served; read by the volume's checkpoints
-	errno    syscall.Errno // for requests refused after this worker stopped by itself
-	deadline int64         // of the lease, CLOCK_BOOTTIME nanoseconds
-	served   chan error    // the end of the reading loops; nil = the mount is gone
-	forward  []byte        // the parts so far of a forwarded request
+	errno    syscall.Errno                // for requests refused after this worker stopped by itself
+	deadline int64                        // of the lease, CLOCK_BOOTTIME nanoseconds
+	served   chan error                   // the end of the reading loops; nil = the mount is gone
+	forward  []byte                       // the parts so far of a forwarded request
 }
 
 // serve opens the volume and answers the mount's requests until the volume is

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"cmkfs/crypto"
 	"cmkfs/meta"
@@ -63,7 +62,20 @@ func (w *process) check(dir store.Store, c Check) int {
 		}
 		cancel() // nobody reads the findings any more
 	}()
-	return w.fail(ClassOther, errors.New("unsupported"+fmt.Sprint(ctx, cfg)))
+	findings, err := meta.Check(ctx, cfg, meta.CheckOptions{Scrub: c.Scrub, Progress: func(done, total int64) {
+		if w.conn.Send(Reply{Progress: &Progress{Done: done, Total: total}}) != nil {
+			cancel()
+		}
+	}})
+	if err != nil {
+		return w.fail(classOf(err), err)
+	}
+	for _, f := range findings {
+		if w.conn.Send(Reply{Finding: &Finding{Code: int(f.Code), Where: f.Where, Text: f.What}}) != nil {
+			return ExitOrphan
+		}
+	}
+	return w.done(len(findings))
 }
 
 func (w *process) done(findings int) int {
@@ -82,7 +94,7 @@ func classOf(err error) Class {
 		return ClassLocked
 	case errors.As(err, &version):
 		return ClassVersion
-	case errors.As(err, &corrupt):
+	case errors.As(err, &corrupt), errors.Is(err, meta.ErrNoVolume): // its superblock is lost
 		return ClassCorrupt
 	case errors.Is(err, errNoKey), errors.Is(err, crypto.ErrAuth):
 		return ClassKey

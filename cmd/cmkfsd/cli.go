@@ -43,6 +43,7 @@ type volumeCmds struct {
 	Unmount       volumeUnmountCmd `cmd:"" help:"Unmount a volume."`
 	Suspend       volumeSuspendCmd `cmd:"" help:"Lock a volume now: nothing of it stays readable."`
 	RestoreAccess volumeRestoreCmd `cmd:"" help:"Give access to a suspended volume back."`
+	Check         volumeCheckCmd   `cmd:"" help:"Look for damage in an unmounted volume."`
 }
 
 // session is one run of the program.

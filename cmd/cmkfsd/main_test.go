@@ -70,6 +70,7 @@ func TestScripts(t *testing.T) {
 			},
 			"hold":     hold,
 			"emulator": emulator,
+			"flip":     flip,
 			"softhsm":  softhsm,
 		},
 	})
@@ -280,4 +281,30 @@ func emulator(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 	}
 	ts.Fatalf("the emulator ended: %v", lines.Err())
+}
+
+// flip flips a bit of a file: flip FILE OFFSET. Of several files a pattern
+// names, it takes the largest.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	offset, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	path, largest := "", int64(-1)
+	for _, n := range names {
+		st, err := os.Stat(n)
+		ts.Check(err)
+		if st.Size() > largest {
+			path, largest = n, st.Size()
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	ts.Check(err)
+	defer f.Close()
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, offset)
+	ts.Check(err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b, offset)
+	ts.Check(err)
 }
