@@ -144,6 +144,7 @@ func TestNothingUnfinished(t *testing.T) {
 	words := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b|(?i)\bplace` + `holder\b|\bnot (yet )?imple` + `mented\b`)
 	for name, content := range files(t, `\.(go|md|sh)$|^Makefile$|^scripts/`) {
 		for i, line := range strings.Split(string(content), "\n") {
+			line = strings.ReplaceAll(line, "place"+"holder:\"", "") // a struct tag of the command line parser
 			if found := words.FindString(line); found != "" {
 				t.Errorf("%s:%d: %q", name, i+1, found)
 			}
