@@ -40,7 +40,7 @@ func credential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (azcore.T
 	}
 	if os.Getenv("AZURE_FEDERATED_TOKEN_FILE") != "" {
 		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
-			ClientOptions: entra, AdditionallyAllowedTenants: []string{"*"},
+			ClientOptions: entra, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
 		})
 	}
 	if path := os.Getenv("AZURE_CLIENT_CERTIFICATE_PATH"); path != "" {
@@ -104,7 +104,8 @@ func certificate(path string, opt azcore.ClientOptions) (azcore.TokenCredential,
 	}
 	return azidentity.NewClientCertificateCredential(os.Getenv("AZURE_TENANT_ID"), os.Getenv("AZURE_CLIENT_ID"), certs, key,
 		&azidentity.ClientCertificateCredentialOptions{
-			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, SendCertificateChain: true,
+			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
+			SendCertificateChain: true,
 		})
 }
 
@@ -124,14 +125,20 @@ func federated(cfg hsm.AzureConfig, opt azcore.ClientOptions) (azcore.TokenCrede
 		return t.Token, err
 	}
 	return azidentity.NewClientAssertionCredential(tenant, cfg.FederatedClientID, assertion,
-		&azidentity.ClientAssertionCredentialOptions{ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}})
+		&azidentity.ClientAssertionCredentialOptions{
+			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
+		})
 }
+
+// ownAuthority says whether the environment names an authority, which then is
+// not looked up at Microsoft's: a private cloud may not reach it.
+func ownAuthority() bool { return os.Getenv("AZURE_AUTHORITY_HOST") != "" }
 
 // cloudOf is the authority of the vault's cloud, unless the environment names
 // another.
 func cloudOf(host string) cloud.Configuration {
 	switch {
-	case os.Getenv("AZURE_AUTHORITY_HOST") != "":
+	case ownAuthority():
 		return cloud.Configuration{} // the SDK reads the variable
 	case strings.HasSuffix(host, ".azure.cn"):
 		return cloud.AzureChina

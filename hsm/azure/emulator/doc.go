@@ -13,7 +13,9 @@
 // 403 and inner error code; key_ops, enabled, nbf and exp (an expired key or
 // one that is not yet active still decrypts); versions, rotation, soft delete,
 // recovery levels; request ids and headers. What it leaves out: signing, key
-// backup and release, the control plane, and Entra ID's own endpoints.
+// backup and release, the control plane, and all of Entra ID (played at
+// https://localhost) but the two endpoints that give a client its token, which
+// take any assertion.
 //
 // It is for tests and drills. Its private keys are in a file.
 package emulator

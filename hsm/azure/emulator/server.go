@@ -142,6 +142,8 @@ func (e *Emulator) Env() map[string]string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	control := "http://" + e.control.Addr().String()
+	_, port, _ := net.SplitHostPort(e.Endpoint()) // of an address that is listened at
+	authority := "https://localhost:" + port + "/"
 	env := map[string]string{
 		"IDENTITY_ENDPOINT":          control + "/msi/token",
 		"IDENTITY_HEADER":            e.mu.state.IdentityHeader,
@@ -149,6 +151,8 @@ func (e *Emulator) Env() map[string]string {
 		"KEYVAULT_EMULATOR_CA":       e.CA(),
 		"KEYVAULT_EMULATOR_CONTROL":  control,
 		"KEYVAULT_EMULATOR_TENANT":   e.mu.state.Tenant,
+		// As AZURE_AUTHORITY_HOST for a certificate or a federated identity.
+		"KEYVAULT_EMULATOR_AUTHORITY": authority,
 	}
 	// The first vault and its first key, for the usual case of one.
 	if names := sorted(e.mu.state.Vaults); len(names) > 0 {
@@ -190,6 +194,10 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-cache")
 	h.Set("Strict-Transport-Security", "max-age=31536000;includeSubDomains")
 	host, _, _ := strings.Cut(r.Host, ":")
+	if isAuthority(host) {
+		e.serveAuthority(w, r)
+		return
+	}
 	name, _, _ := strings.Cut(host, ".")
 
 	q := parseRequest(r)

@@ -1,0 +1,136 @@
+package azure_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cmkfs/hsm"
+	"cmkfs/hsm/azure"
+	"cmkfs/hsm/azure/emulator"
+)
+
+// application adds an identity that may use the key and lets the environment
+// name the emulator's authority.
+func application(t *testing.T, w world, name string) (*emulator.Identity, hsm.AzureConfig) {
+	t.Helper()
+	cfg := w.vault(t, emulator.Command{})
+	id := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: name}).(*emulator.Identity)
+	w.do(t, emulator.Command{Action: emulator.Grant, Vault: vaultName(cfg), Identity: name, Permissions: documented})
+	t.Setenv("AZURE_AUTHORITY_HOST", w.Env()["KEYVAULT_EMULATOR_AUTHORITY"])
+	t.Setenv("AZURE_TENANT_ID", w.Env()["KEYVAULT_EMULATOR_TENANT"])
+	t.Setenv("AZURE_CLIENT_ID", id.ClientID)
+	return id, cfg
+}
+
+// wraps tries the key, and that the authority was asked.
+func wraps(t *testing.T, w world, cfg hsm.AzureConfig) {
+	t.Helper()
+	before := w.Requests("authority")
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if _, err := k.Wrap(t.Context(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if w.Requests("authority") == before {
+		t.Error("the token came from somewhere else")
+	}
+}
+
+func TestWorkloadIdentity(t *testing.T) {
+	w := start(t)
+	_, cfg := application(t, w, "workload")
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("assertion"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AZURE_FEDERATED_TOKEN_FILE", file)
+	wraps(t, w, cfg)
+}
+
+func TestClientCertificate(t *testing.T) {
+	w := start(t)
+	_, cfg := application(t, w, "certificate")
+	file := filepath.Join(t.TempDir(), "certificate.pem")
+	t.Setenv("AZURE_CLIENT_CERTIFICATE_PATH", file)
+	_, err := azure.Open(t.Context(), cfg)
+	wantError(t, err, hsm.KindMisconfigured, "Identity")
+
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+	if err := os.WriteFile(file, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wraps(t, w, cfg)
+}
+
+func TestFederatedClient(t *testing.T) {
+	w := start(t)
+	id, cfg := application(t, w, "application")
+	voucher := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "voucher"}).(*emulator.Identity)
+	t.Setenv("AZURE_TENANT_ID", "") // the challenge names it
+	cfg.IdentityType, cfg.UserAssignedIdentity, cfg.FederatedClientID = azure.UserAssigned, voucher.ResourceID, id.ClientID
+	wraps(t, w, cfg)
+
+	cfg.IdentityType, cfg.UserAssignedIdentity = azure.SystemAssigned, ""
+	_, err := azure.Open(t.Context(), cfg)
+	wantError(t, err, hsm.KindMisconfigured, "Identity")
+}
+
+func TestUnknownApplication(t *testing.T) {
+	w := start(t)
+	_, cfg := application(t, w, "gone")
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("assertion"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AZURE_FEDERATED_TOKEN_FILE", file)
+	w.do(t, emulator.Command{Action: emulator.IdentityClear, Identity: "gone"})
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = k.Wrap(t.Context(), []byte("x"))
+	wantError(t, err, hsm.KindDenied, "IdentityRefused")
+}
+
+// A host without any identity endpoint: IMDS's address does not answer here.
+func TestNoIdentityEndpoint(t *testing.T) {
+	w := start(t)
+	cfg := w.vault(t, emulator.Command{}, documented...)
+	cfg.IdentityType, cfg.UserAssignedIdentity = azure.UserAssigned, "11111111-1111-1111-1111-111111111111" // not in the SDK's cache
+	t.Setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1/msi/token")
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	_, err = k.Info(t.Context())
+	if e := wantError(t, err, hsm.KindUnreachable, "IdentityUnavailable"); e.Op != "token" {
+		t.Errorf("operation %q, want token", e.Op)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}

@@ -1,0 +1,58 @@
+package emulator
+
+import (
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// isAuthority tells requests for Entra ID, which is played at localhost, from
+// those for a vault.
+func isAuthority(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+// serveAuthority plays as much of Entra ID as a client with a certificate or a
+// federated identity needs: the discovery document and the token endpoint. It
+// takes any assertion; a client is known by its id alone.
+func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
+	fail := func(status int, code, message string) {
+		writeJSON(w, status, map[string]string{"error": code, "error_description": message})
+	}
+	tenant, path, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
+	base := "https://" + r.Host + "/" + tenant
+	switch {
+	case r.Method == http.MethodGet && path == "v2.0/.well-known/openid-configuration":
+		writeJSON(w, http.StatusOK, map[string]string{
+			"issuer": base + "/v2.0", "authorization_endpoint": base + "/oauth2/v2.0/authorize", "token_endpoint": base + "/oauth2/v2.0/token",
+		})
+		return
+	case r.Method != http.MethodPost || path != "oauth2/v2.0/token":
+		fail(http.StatusNotFound, "not_found", "there is nothing at "+r.URL.Path)
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	if err := r.ParseForm(); err != nil || r.PostForm.Get("client_assertion") == "" || r.PostForm.Get("grant_type") != "client_credentials" {
+		fail(http.StatusBadRequest, "invalid_request", "AADSTS900144: a client assertion is required")
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.requests["authority"]++
+	if tenant != e.mu.state.Tenant {
+		fail(http.StatusBadRequest, "invalid_request", "AADSTS90002: Tenant '"+tenant+"' not found.")
+		return
+	}
+	// The scope is the resource's, followed by those every client adds.
+	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
+	for _, id := range e.mu.state.Identities {
+		if id.ClientID == r.PostForm.Get("client_id") {
+			token, c := e.mu.state.token(id, strings.TrimSuffix(scope, "/.default"), time.Now())
+			writeJSON(w, http.StatusOK, map[string]any{"token_type": "Bearer", "access_token": token, "expires_in": c.Expires - c.Issued, "ext_expires_in": c.Expires - c.Issued})
+			return
+		}
+	}
+	fail(http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+r.PostForm.Get("client_id")+"' was not found in the directory")
+}
