@@ -120,7 +120,8 @@ func (d *Dir) Lock() (io.Closer, error) {
 		return nil, failf(ErrDaemonRuns, "another cmkfsd (process %s) serves the state directory %s", strings.TrimSpace(string(holder)), d.path)
 	}
 	// The process id is for that message only; the lock is the flock.
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = fmt.Fprintln(f, os.Getpid())
 	}
 	if err != nil {

@@ -8,9 +8,11 @@ import (
 	"strings"
 )
 
-// ErrVaultURI is what the service's documentation calls every malformed vault
-// or key URI.
-var ErrVaultURI = errors.New("Key Vault URI is invalid")
+// ErrVaultURI reports a malformed vault or key URI.
+var ErrVaultURI = errors.New("malformed vault or key URI")
+
+// invalidURI is what the service's documentation says about it.
+const invalidURI = "Key Vault URI is invalid: "
 
 var (
 	keyNameRE    = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
@@ -25,7 +27,7 @@ func ParseVaultURI(s string) (string, error) {
 		return "", err
 	}
 	if u.Path != "" && u.Path != "/" {
-		return "", failf(ErrVaultURI, "%v: %q has a path; a vault is https://NAME.vault.azure.net/", ErrVaultURI, s)
+		return "", failf(ErrVaultURI, invalidURI+"%q has a path; a vault is https://NAME.vault.azure.net/", s)
 	}
 	u.Path = "/"
 	return u.String(), nil
@@ -39,7 +41,7 @@ func ParseKeyURI(s string) (vaultURI, name, version string, err error) {
 	}
 	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(u.Path, "/"), "/"), "/")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] != "keys" {
-		return "", "", "", failf(ErrVaultURI, "%v: %q is not https://VAULT/keys/NAME or https://VAULT/keys/NAME/VERSION", ErrVaultURI, s)
+		return "", "", "", failf(ErrVaultURI, invalidURI+"%q is not https://VAULT/keys/NAME or https://VAULT/keys/NAME/VERSION", s)
 	}
 	if len(parts) == 3 {
 		version = parts[2]
@@ -54,10 +56,10 @@ func ParseKeyURI(s string) (vaultURI, name, version string, err error) {
 // CheckKeyName refuses names and versions no vault has; version may be "".
 func CheckKeyName(name, version string) error {
 	if !keyNameRE.MatchString(name) {
-		return failf(ErrVaultURI, "%v: %q is not a key name (1 to 127 letters, digits and dashes)", ErrVaultURI, name)
+		return failf(ErrVaultURI, invalidURI+"%q is not a key name (1 to 127 letters, digits and dashes)", name)
 	}
 	if version != "" && !keyVersionRE.MatchString(version) {
-		return failf(ErrVaultURI, "%v: %q is not a key version (32 letters and digits)", ErrVaultURI, version)
+		return failf(ErrVaultURI, invalidURI+"%q is not a key version (32 letters and digits)", version)
 	}
 	return nil
 }
@@ -66,13 +68,13 @@ func parseHTTPS(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
-		return nil, failf(ErrVaultURI, "%v: %q cannot be parsed", ErrVaultURI, s)
+		return nil, failf(ErrVaultURI, invalidURI+"%q cannot be parsed", s)
 	case u.Scheme != "https":
-		return nil, failf(ErrVaultURI, "%v: %q does not begin with https://", ErrVaultURI, s)
+		return nil, failf(ErrVaultURI, invalidURI+"%q does not begin with https://", s)
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, failf(ErrVaultURI, "%v: %q has something else than a host and a path", ErrVaultURI, s)
+		return nil, failf(ErrVaultURI, invalidURI+"%q has something else than a host and a path", s)
 	case strings.Contains(u.EscapedPath(), "%"):
-		return nil, failf(ErrVaultURI, "%v: %q has an escaped path", ErrVaultURI, s)
+		return nil, failf(ErrVaultURI, invalidURI+"%q has an escaped path", s)
 	}
 	u.Host = strings.ToLower(u.Host)
 	return u, nil
