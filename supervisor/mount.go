@@ -41,7 +41,7 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 		return err
 	}
 	defer end()
-	if m := a.s.mountedVolume(k); m != nil {
+	if m := a.s.stillMounted(k); m != nil {
 		return api.Errorf(api.CodeBusy, fmt.Sprintf("volume %s is already mounted on %s", k, m.mountPoint))
 	}
 	config.Mountpoint, err = a.s.checkMountPoint(r.MountPoint)

@@ -41,6 +41,17 @@ func (s *Supervisor) mountedVolume(k volumeKey) *mounted {
 	return s.mu.mounted[k]
 }
 
+// stillMounted returns a mounted volume, nil if it is not mounted. It waits for
+// the end of one that is being closed, after an umount(8) for example.
+func (s *Supervisor) stillMounted(k volumeKey) *mounted {
+	m := s.mountedVolume(k)
+	if m == nil || m.phase() != phaseClosing && m.phase() != phaseGone {
+		return m
+	}
+	<-m.ended
+	return nil
+}
+
 // mounted returns the account's mounted volumes.
 func (a *acct) mounted() []*mounted {
 	a.s.mu.Lock()
@@ -130,7 +141,7 @@ func (a *acct) deleteVolume(name string) error {
 		return err
 	}
 	defer end()
-	if m := a.s.mountedVolume(k); m != nil {
+	if m := a.s.stillMounted(k); m != nil {
 		return api.Errorf(api.CodeBusy, fmt.Sprintf("volume %s is mounted on %s; unmount it first", k, m.mountPoint))
 	}
 	if err := a.s.dir.DeleteVolume(a.name, name); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -50,9 +51,9 @@ type accountUpdateCmd struct {
 	CheckInterval          time.Duration `placeholder:"60s" help:"How often the key is asked."`
 	CheckIntervalUnhealthy time.Duration `placeholder:"10s" help:"How often it is asked after a failure."`
 	OutageGrace            time.Duration `placeholder:"10m" help:"How long volumes stay open after the last success."`
-	Recovery               string        `enum:",manual,automatic" default:"" help:"Whether access comes back by itself: manual or automatic."`
-	OnSuspend              string        `enum:",error,block" default:"" help:"Whether requests fail or wait while suspended: error or block."`
-	SuspendErrno           string        `enum:",ENOKEY,EIO" default:"" help:"What requests fail with while suspended: ENOKEY or EIO."`
+	Recovery               string        `enum:",manual,automatic" default:"" placeholder:"manual|automatic" help:"Whether access comes back by itself when the key does."`
+	OnSuspend              string        `enum:",error,block" default:"" placeholder:"error|block" help:"Whether requests fail or wait while suspended."`
+	SuspendErrno           string        `enum:",ENOKEY,EIO" default:"" placeholder:"ENOKEY|EIO" help:"What requests fail with while suspended."`
 	outputFlag
 }
 
@@ -99,9 +100,35 @@ func (c *accountUpdateCmd) Run(s *session) error {
 	}
 	changed, err := client.UpdateAccount(s.ctx, name, change)
 	if err != nil {
-		return err
+		return s.explainEnvironment(err, change.Key)
 	}
 	return s.showAccount(&changed, c.Output, false, false)
+}
+
+// explainEnvironment adds to the daemon's failure with a key that this process
+// can use the key: then the daemon has another environment, which names the
+// configuration of PKCS#11 modules and the endpoint of the managed identity.
+func (s *session) explainEnvironment(err error, key *hsm.Config) error {
+	code := api.ErrorOf(err).Code
+	if key == nil || code != api.CodeUnreachable && code != api.CodeMisconfigured && code != api.CodeDenied {
+		return err
+	}
+	d, dirErr := s.dir()
+	if dirErr != nil {
+		return err
+	}
+	agent, agentErr := s.keyAgent(d)
+	if agentErr != nil {
+		return err
+	}
+	if _, examineErr := agent.Examine(s.ctx, *key); examineErr != nil {
+		return err
+	}
+	status, statusErr := s.api.Status(s.ctx)
+	if statusErr != nil {
+		return err
+	}
+	return &hinted{err, fmt.Sprintf("this command can use the key, so the daemon has another environment (SOFTHSM2_CONF, IDENTITY_ENDPOINT, …): stop it with \"kill %d\" and try again", status.PID)}
 }
 
 type accountShowCmd struct{ outputFlag }

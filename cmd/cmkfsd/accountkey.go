@@ -17,12 +17,12 @@ type keyFlags struct {
 	KeyName     string `group:"Key" placeholder:"K" help:"The key's name in the vault."`
 	KeyVersion  string `group:"Key" placeholder:"V" help:"Its version (the newest)."`
 
-	KeyVaultPermissions     string `name:"key-vault-permissions" group:"Key" enum:",encrypt-decrypt,wrap-unwrap" default:"" help:"Which operations the identity may use: encrypt-decrypt or wrap-unwrap."`
+	KeyVaultPermissions     string `name:"key-vault-permissions" group:"Key" enum:",encrypt-decrypt,wrap-unwrap" default:"" placeholder:"encrypt-decrypt|wrap-unwrap" help:"Which operations the identity may use (encrypt-decrypt)."`
 	KeyVaultPrivateEndpoint string `name:"key-vault-private-endpoint" group:"Key" placeholder:"IP[:PORT]" help:"Reach the vault at this address."`
 	KeyVaultCA              string `name:"key-vault-ca" group:"Key" placeholder:"FILE" help:"Trust these certificates (PEM) too."`
 	KeyvaultResourceID      string `name:"keyvault-resource-id" group:"Key" placeholder:"ID" help:"The vault's resource id, for the record."`
 
-	IdentityType         string `group:"Key" enum:",SystemAssigned,UserAssigned" default:"" help:"SystemAssigned or UserAssigned."`
+	IdentityType         string `group:"Key" enum:",SystemAssigned,UserAssigned" default:"" placeholder:"TYPE" help:"SystemAssigned (the default with a vault) or UserAssigned."`
 	UserAssignedIdentity string `group:"Key" placeholder:"ID" help:"Client, object or resource id of the identity."`
 	FederatedClientID    string `name:"federated-client-id" group:"Key" placeholder:"ID" help:"Client id of the multitenant application, for a vault in another tenant."`
 

@@ -13,7 +13,7 @@ import (
 
 // cli is the grammar: every command and flag.
 type cli struct {
-	StateDir string           `name:"state-dir" env:"CMKFS_STATE_DIR" default:"/var/lib/cmkfs" type:"path" placeholder:"DIR" help:"Where accounts, volumes and their data are kept ($CMKFS_STATE_DIR, ${default})."`
+	StateDir string           `name:"state-dir" env:"CMKFS_STATE_DIR" default:"/var/lib/cmkfs" type:"path" placeholder:"DIR" help:"Where accounts, volumes and their data are kept (${default})."`
 	Account  string           `placeholder:"NAME" help:"The account; may be left out when there is one."`
 	Version  kong.VersionFlag `help:"Print the version."`
 

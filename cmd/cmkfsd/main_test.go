@@ -2,10 +2,12 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,6 +72,7 @@ func TestScripts(t *testing.T) {
 			},
 			"hold":     hold,
 			"emulator": emulator,
+			"nowhere":  nowhere,
 			"flip":     flip,
 			"softhsm":  softhsm,
 		},
@@ -307,4 +310,61 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 	b[0] ^= 1
 	_, err = f.WriteAt(b, offset)
 	ts.Check(err)
+}
+
+// nowhere wants a text to be in no file of the state directory and in the
+// memory of no process that runs our program.
+func nowhere(ts *testscript.TestScript, _ bool, args []string) {
+	state := ts.Getenv("CMKFS_STATE_DIR")
+	ts.Check(filepath.WalkDir(state, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(args[0])) || strings.Contains(path, args[0]) {
+			ts.Fatalf("%q is in %s", args[0], path)
+		}
+		return err
+	}))
+	daemon, err := os.ReadFile(filepath.Join(state, "lock"))
+	ts.Check(err)
+	family := []string{strings.TrimSpace(string(daemon))}
+	for i := 0; i < len(family); i++ {
+		tasks, err := filepath.Glob("/proc/" + family[i] + "/task/*/children")
+		ts.Check(err)
+		for _, t := range tasks {
+			more, _ := os.ReadFile(t) // of a thread that has ended meanwhile
+			for _, pid := range strings.Fields(string(more)) {
+				if !slices.Contains(family, pid) {
+					family = append(family, pid)
+				}
+			}
+		}
+		searchMemory(ts, family[i], args[0])
+	}
+}
+
+func searchMemory(ts *testscript.TestScript, pid, text string) {
+	maps, err := os.ReadFile("/proc/" + pid + "/maps")
+	ts.Check(err)
+	mem, err := os.Open("/proc/" + pid + "/mem")
+	ts.Check(err)
+	defer mem.Close()
+	searched := 0
+	for line := range strings.Lines(string(maps)) {
+		fields := strings.Fields(line)
+		var from, to int64
+		if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil || fields[1][0] != 'r' {
+			continue
+		}
+		b := make([]byte, to-from)
+		n, _ := mem.ReadAt(b, from) // special mappings cannot be read
+		searched += n
+		if bytes.Contains(b[:n], []byte(text)) {
+			ts.Fatalf("%q is in the memory of process %s (%s)", text, pid, strings.TrimSpace(line))
+		}
+	}
+	if searched < 1<<20 {
+		ts.Fatalf("only %d bytes of process %s could be searched", searched, pid)
+	}
 }

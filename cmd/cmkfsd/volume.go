@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"cmkfs/account"
 	"cmkfs/supervisor/api"
 )
@@ -220,6 +222,9 @@ func (c *volumeMountCmd) Run(s *session) error {
 		return err
 	}
 	_, err = client.Mount(s.ctx, name, c.Volume, api.Mount{MountPoint: point, Options: c.Options, WhenLocked: c.WhenLocked})
+	if err != nil && os.Geteuid() != 0 && api.ErrorOf(err).Code == api.CodeFailed {
+		return &hinted{err, "only root may mount: run the daemon as root"}
+	}
 	return err
 }
 
