@@ -83,8 +83,8 @@ func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) er
 func openIndex(path string, keys *volumeKeys) (x *index, err error) {
 	defer guard("open", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if _, err := os.Stat(path); err != nil {
-		return nil, &CorruptError{Where: indexName, Err: err} // bbolt would create it
+	if err := checkIndexFile(path); err != nil {
+		return nil, &CorruptError{Where: indexName, Err: err}
 	}
 	db, err := bbolt.Open(path, 0o600, indexOptions())
 	if err != nil {
