@@ -97,7 +97,7 @@ func TestOpen_Damage_IsRefusedAndChangesNothing(t *testing.T) {
 		}, version},
 		"no index": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "index.db")) }, corrupt},
 		"truncated index": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return b[:len(b)/2] })
+			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return b[:3*4096] })
 		}, corrupt},
 		"empty index": {func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return nil })
