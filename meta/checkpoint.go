@@ -30,6 +30,9 @@ func (v *Volume) checkpoint() error {
 	}
 	s := v.freeze()
 	if s == nil {
+		// After a crash of the host that cost every operation the index does not
+		// have, journal files are left that hold nothing anybody needs.
+		v.journal.release(v.committed.seq)
 		return nil
 	}
 	if err := v.syncTo(s.seq); err != nil {
