@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +31,8 @@ type Answerer struct {
 	mu struct {
 		sync.Mutex
 		stopping bool
-		late     [][]byte // read after Stop was called, before it returned
+		late     [][]byte          // read after Stop was called, before it returned
+		waiting  map[uint64]uint64 // after Hold: number to unique of requests that wait; nil = none may
 		returned bool
 		ended    bool // the thread, and wake is closed
 	}
@@ -68,6 +70,59 @@ func (a *Answerer) takeOver() {
 	for _, u := range left {
 		a.reply(u, a.errno)
 	}
+}
+
+// Hold makes requests wait from now on instead of failing, until a worker takes
+// over: the kernel sends it again what this process has read. A process that
+// waits can be killed: its request is interrupted. Without a kernel that repeats
+// requests they go on failing.
+//
+// A request that waits may keep pages locked. Nothing must be invalidated until
+// a worker serves.
+func (a *Answerer) Hold() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dev.Resend && a.mu.waiting == nil {
+		a.mu.waiting = make(map[uint64]uint64)
+	}
+}
+
+// Holding reports whether requests may wait.
+func (a *Answerer) Holding() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.waiting != nil
+}
+
+// hold keeps a request waiting, or ends the wait of one that is interrupted.
+func (a *Answerer) hold(m message) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.waiting == nil {
+		return false
+	}
+	switch m.opcode() {
+	case opInterrupt:
+		number := m.u64(0) &^ uniqueResend
+		if unique, ok := a.mu.waiting[number]; ok {
+			delete(a.mu.waiting, number)
+			a.reply(unique, syscall.EINTR)
+		}
+		return true
+	case opFlush, opRelease, opReleasedir, opDestroy, opSyncfs, opStatfs:
+		// These come from a process that ends, or that is about the whole host;
+		// it could not be interrupted, or would not know why it waits.
+		return false
+	case opWrite:
+		if m.writeFlags()&fuse.WRITE_CACHE != 0 {
+			return false // nor could the kernel's own writers
+		}
+	}
+	if !m.wantsReply() {
+		return false
+	}
+	a.mu.waiting[m.number()] = m.unique()
+	return true
 }
 
 // Done is closed when the Answerer has ended: by Stop, or because the file
@@ -159,7 +214,7 @@ func (a *Answerer) answer(m message) {
 		return
 	}
 	m.forgets(func(node, n uint64) { a.dev.Nodes.Remove(node, n) })
-	if m.wantsReply() {
+	if !a.hold(m) && m.wantsReply() {
 		a.reply(m.unique(), refusal(m, a.errno))
 	}
 }

@@ -11,6 +11,7 @@ const (
 	opSetattr     = 4
 	opRead        = 15
 	opWrite       = 16
+	opStatfs      = 17
 	opRelease     = 18
 	opFsync       = 20
 	opFlush       = 25

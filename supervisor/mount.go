@@ -159,6 +159,7 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 	}
 	m.open = func(ctx context.Context) (*workerProcess, error) { return a.openWorker(ctx, k) }
 	m.lease = func() (int64, error) { return a.lease(m.aekID) }
+	m.blocks = func() bool { return a.record().Policy.OnSuspend == account.OnSuspendBlock }
 	m.event = func(e account.Event) {
 		e.Volume = k.name
 		a.event(e)

@@ -64,6 +64,8 @@ type mounted struct {
 	open func(ctx context.Context) (*workerProcess, error)
 	// lease is until when a worker may hold the key, or why it may not.
 	lease func() (deadline int64, err error)
+	// blocks says whether requests wait while the volume is suspended.
+	blocks func() bool
 	// event reports to the account's log; the loop fills in the volume.
 	event func(account.Event)
 	// gone takes the volume off the daemon's list; the loop calls it at its end.
@@ -303,6 +305,9 @@ func (m *mounted) settle(err error) {
 func (m *mounted) refuse() {
 	if m.answerer == nil {
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
+	}
+	if m.answerer.Holding() {
+		return // nothing is left since the requests wait, and a sweep would wait for them
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), invalidateTimeout)
 	defer cancel()

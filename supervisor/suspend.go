@@ -56,6 +56,9 @@ func (m *mounted) suspend(c command) {
 // the worker's sweep and its end. did is the worker's report, if there is one.
 func (m *mounted) finishSuspend(did *worker.Suspended) {
 	m.refuse()
+	if m.blocks() {
+		m.answerer.Hold()
+	}
 	m.enter(phaseSuspended, m.reason())
 	m.event(account.Event{Kind: "volume-suspended", Reason: m.reason(), Detail: suspendedDetail(did)})
 	m.settle(nil)
