@@ -7,6 +7,9 @@ SHELL := /bin/bash
 
 FUZZTIME ?= 10s
 
+# Stamping the commit fails in a clone that belongs to somebody else.
+export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
+
 # Packages whose tests mount file systems or start processes: one at a time,
 # so that they do not disturb each other's deadlines.
 MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./internal/...

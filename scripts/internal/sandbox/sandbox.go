@@ -73,9 +73,9 @@ func (b *Sandbox) processes() []int {
 	var pids []int
 	paths, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range paths {
-		env, err := os.ReadFile(path)
+		env, err := readSoon(path)
 		if err != nil {
-			continue // it ended, or is not ours to read
+			continue // it ended, is not ours to read, or hangs
 		}
 		for v := range bytes.SplitSeq(env, []byte{0}) {
 			if string(v) == marker+b.dir {
@@ -88,6 +88,26 @@ func (b *Sandbox) processes() []int {
 		}
 	}
 	return pids
+}
+
+// readSoon reads a file of another process, if the kernel answers soon: it
+// waits for ever on a process that hangs in a page fault.
+func readSoon(path string) ([]byte, error) {
+	type answer struct {
+		content []byte
+		err     error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		b, err := os.ReadFile(path)
+		read <- answer{b, err}
+	}()
+	select {
+	case a := <-read:
+		return a.content, a.err
+	case <-time.After(time.Second):
+		return nil, fmt.Errorf("%s: no answer", path)
+	}
 }
 
 // mounts lists the mount points below the sandbox, outer ones first.
@@ -106,7 +126,7 @@ func (b *Sandbox) mounts() []string {
 }
 
 func commandLine(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	b, err := readSoon(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return "ended"
 	}

@@ -1,0 +1,142 @@
+// Soak works on a volume with several writers and readers that know what must
+// be there, and meanwhile kills workers, the key agent, the daemon or all of
+// them, and suspends and restores access, at random. It checks that
+//
+//   - a killed worker or key agent makes no operation fail,
+//   - whatever was answered is there after every kind of death,
+//   - the volume's own check finds nothing at the end.
+//
+// Usage: go run ./scripts/soak [-time 1m] [-seed N] [-v]   as root, after `make build`
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cmkfs/scripts/internal/stage"
+)
+
+const actors = 4
+
+// soak is one run.
+type soak struct {
+	*stage.Stage
+	rng    *rand.Rand
+	mount  string
+	daemon *stage.Process
+	counts map[string]int // what was done to the processes
+
+	actors []*actor
+	ops    atomic.Int64
+	// fail takes the first failure of an actor.
+	fail chan error
+}
+
+func main() {
+	length := flag.Duration("time", time.Minute, "how long")
+	seed := flag.Uint64("seed", 0, "repeat the choices of a run (0 = new ones)")
+	verbose := flag.Bool("v", false, "print every command")
+	flag.Parse()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	st, err := stage.New(ctx, *verbose)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		os.Exit(1)
+	}
+	s := &soak{Stage: st, rng: rand.New(rand.NewPCG(*seed, 0)), mount: st.Path("mnt"),
+		counts: map[string]int{}, fail: make(chan error, actors)}
+	s.Say("seed %d", *seed)
+	done := make(chan error, 1)
+	go func() { done <- s.run(*length, *seed) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		s.PrintLogs()
+	}
+	leftovers := s.Close()
+	stop()
+	if err != nil || len(leftovers) > 0 {
+		fmt.Fprintf(os.Stderr, "\nsoak FAILED (seed %d): %v\nleft behind: %q\n", *seed, err, leftovers)
+		os.Exit(1)
+	}
+	s.Say("%d operations, %v: nothing answered was lost", s.ops.Load(), s.counts)
+}
+
+func (s *soak) run(length time.Duration, seed uint64) error {
+	if err := os.Mkdir(s.mount, 0o755); err != nil {
+		return err
+	}
+	if err := s.serve(); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"account", "create", "--name", "a"},
+		{"volume", "create", "--name", "v"},
+		{"volume", "mount", "v", s.mount},
+	} {
+		if _, err := s.Cmkfs(args...); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(s.Ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range actors {
+		a, err := newActor(s, i, seed)
+		if err != nil {
+			return err
+		}
+		s.actors = append(s.actors, a)
+		wg.Go(func() {
+			if err := a.run(ctx); err != nil {
+				s.fail <- fmt.Errorf("actor %d: %w", i, err)
+			}
+		})
+	}
+	err := s.disturb(length)
+	cancel()
+	wg.Wait()
+	select {
+	case bad := <-s.fail:
+		err = errors.Join(err, bad)
+	default:
+	}
+	if err != nil {
+		return err
+	}
+	for i, a := range s.actors {
+		if err := a.verifyAll(); err != nil {
+			return fmt.Errorf("at the end: actor %d: %w", i, err)
+		}
+	}
+	if _, err := s.Cmkfs("volume", "unmount", "v"); err != nil {
+		return err
+	}
+	if _, err := s.Cmkfs("volume", "check", "v", "--scrub"); err != nil {
+		return err
+	}
+	if code := s.daemon.Stop(); code != 0 {
+		return fmt.Errorf("the daemon ended with exit code %d", code)
+	}
+	return nil
+}
+
+func (s *soak) serve() (err error) {
+	s.daemon, err = s.Serve()
+	return err
+}
