@@ -316,7 +316,7 @@ func (v *Volume) zeroEdges(ino, off, end uint64) ([]edge, error) {
 
 // zeroPart overwrites part of a page with zeros, if the page holds anything.
 func (t *tx) zeroPart(n *inode, e edge) error {
-	content := e.stored
+	content := n.clip(e.page, e.stored)
 	inline := false
 	if n.inline > 0 {
 		old, err := t.get(key{tablePage, n.ino, e.page})
@@ -327,7 +327,7 @@ func (t *tx) zeroPart(n *inode, e edge) error {
 			content, inline = old, true
 		}
 	}
-	if content == nil || e.from >= len(content) {
+	if e.from >= len(content) {
 		return nil
 	}
 	zeroed := slices.Clone(content)

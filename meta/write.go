@@ -223,11 +223,18 @@ func (t *tx) writeInline(n *inode, page uint64, at int, data, base []byte) error
 	case len(data) == pageSize || at == 0 && base == nil:
 		t.put(k, data)
 	case base != nil:
-		t.put(k, patched(base, at, data))
+		t.put(k, patched(n.clip(page, base), at, data))
 	default:
 		return t.patch(k, at, data)
 	}
 	return nil
+}
+
+// clip cuts the content of a page that a segment holds, always a whole one, at
+// the end of the file: small data never goes beyond it.
+func (n *inode) clip(page uint64, content []byte) []byte {
+	end := min(n.size-min(n.size, page*pageSize), uint64(len(content)))
+	return content[:end:end]
 }
 
 // mapped reports whether a page is in a segment.

@@ -1,0 +1,4 @@
+package meta
+
+// Checkpoint writes a checkpoint now.
+func (v *Volume) Checkpoint() error { return v.checkpoint() }

@@ -1,0 +1,556 @@
+package meta_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/meta"
+)
+
+// op is one operation on a volume and on its model. Fields mean what the
+// operation's arguments do.
+type op struct {
+	kind       string
+	ino        uint64 // also the parent of a new name
+	name       string
+	ino2       uint64
+	name2      string
+	mode       uint32 // also flags
+	off        int64
+	off2       int64
+	length     int64
+	seed       uint64
+	uid, gid   uint32
+	value      string
+	callerUID  uint32
+	callerMask uint32
+}
+
+func (o op) String() string {
+	s := fmt.Sprintf("%s %d", o.kind, o.ino)
+	if o.name != "" {
+		s += "/" + shorten(o.name)
+	}
+	if o.ino2 != 0 {
+		s += fmt.Sprintf(" %d/%s", o.ino2, shorten(o.name2))
+	}
+	return s + fmt.Sprintf(" mode %o off %d off2 %d len %d seed %d", o.mode, o.off, o.off2, o.length, o.seed)
+}
+
+// newInode reports that the operation makes an inode.
+func (o op) newInode() bool {
+	switch o.kind {
+	case "mknod", "mkdir", "symlink", "tmpfile":
+		return true
+	}
+	return false
+}
+
+// run carries the operation out on a volume.
+func (o op) run(v *meta.Volume, c meta.Caller) outcome {
+	c.UID, c.GID, c.Umask = o.callerUID, o.callerUID, o.callerMask
+	attr := func(a meta.Attr, err error) outcome { return outcome{a.Ino, err} }
+	done := func(err error) outcome { return outcome{0, err} }
+	switch o.kind {
+	case "mknod":
+		return attr(v.Mknod(c, o.ino, o.name, o.mode, uint32(o.off)))
+	case "mkdir":
+		return attr(v.Mkdir(c, o.ino, o.name, o.mode))
+	case "symlink":
+		return attr(v.Symlink(c, o.ino, o.name, o.value))
+	case "tmpfile":
+		return attr(v.Tmpfile(c, o.ino, o.mode))
+	case "link":
+		return attr(v.Link(c, o.ino, o.ino2, o.name2))
+	case "unlink":
+		return done(v.Unlink(c, o.ino, o.name))
+	case "rmdir":
+		return done(v.Rmdir(c, o.ino, o.name))
+	case "rename":
+		return done(v.Rename(c, o.ino, o.name, o.ino2, o.name2, o.mode))
+	case "write":
+		n, err := v.Write(c, o.ino, pattern(o.seed, int(o.length)), o.off)
+		return outcome{uint64(n), err}
+	case "truncate":
+		size := uint64(o.off)
+		return attr(v.SetAttr(c, o.ino, meta.SetAttr{Size: &size}))
+	case "chmod":
+		return attr(v.SetAttr(c, o.ino, meta.SetAttr{Mode: &o.mode}))
+	case "chown":
+		return attr(v.SetAttr(c, o.ino, meta.SetAttr{UID: &o.uid, GID: &o.gid}))
+	case "utimes":
+		at := time.Unix(o.off, 0)
+		return attr(v.SetAttr(c, o.ino, meta.SetAttr{Mtime: &at, Atime: &at}))
+	case "fallocate":
+		return done(v.Fallocate(c, o.ino, o.mode, o.off, o.length))
+	case "copy":
+		n, err := v.CopyRange(c, o.ino, o.off, o.ino2, o.off2, o.length)
+		return outcome{uint64(n), err}
+	case "setxattr":
+		return done(v.SetXattr(c, o.ino, o.name, []byte(o.value), o.mode))
+	case "removexattr":
+		return done(v.RemoveXattr(c, o.ino, o.name))
+	case "forget":
+		return done(v.Forget(o.ino))
+	case "sync":
+		return done(v.Sync(context.Background()))
+	}
+	panic("unknown operation " + o.kind)
+}
+
+// apply carries the operation out on the model.
+func (o op) apply(m *model) (*model, outcome) {
+	e := m.edit()
+	value, err := o.change(e)
+	if err != nil {
+		return m, outcome{0, err}
+	}
+	return e.model, outcome{value, nil}
+}
+
+func (o op) change(e *edit) (uint64, error) {
+	switch o.kind {
+	case "mknod", "mkdir", "symlink", "tmpfile":
+		return o.create(e)
+	case "link":
+		return o.link(e)
+	case "unlink", "rmdir":
+		return 0, o.remove(e)
+	case "rename":
+		return 0, o.rename(e)
+	case "forget":
+		if n := e.nodes[o.ino]; n != nil && n.nlink == 0 {
+			delete(e.nodes, o.ino)
+		}
+		return 0, nil
+	case "sync":
+		return 0, nil
+	}
+	n := e.node(o.ino)
+	switch o.kind {
+	case "chmod":
+		n.mode = n.mode&unix.S_IFMT | o.mode&0o7777
+		return o.ino, nil
+	case "chown":
+		n.uid, n.gid = o.uid, o.gid
+		n.clearPriv()
+		return o.ino, nil
+	case "utimes":
+		return o.ino, nil
+	case "setxattr":
+		_, has := n.xattrs[o.name]
+		if o.mode&unix.XATTR_CREATE != 0 && has {
+			return 0, meta.ErrExist
+		}
+		if o.mode&unix.XATTR_REPLACE != 0 && !has {
+			return 0, meta.ErrNoAttr
+		}
+		if n.xattrs == nil {
+			n.xattrs = map[string]string{}
+		}
+		n.xattrs[o.name] = o.value
+		return 0, nil
+	case "removexattr":
+		if _, has := n.xattrs[o.name]; !has {
+			return 0, meta.ErrNoAttr
+		}
+		delete(n.xattrs, o.name)
+		return 0, nil
+	}
+	return o.data(e, n)
+}
+
+// clearPriv is what changing a file does to its set-id bits.
+func (n *node) clearPriv() {
+	if n.isRegular() {
+		n.mode &^= unix.S_ISUID
+		if n.mode&unix.S_IXGRP != 0 {
+			n.mode &^= unix.S_ISGID
+		}
+	}
+}
+
+// data is the part of change that concerns a file's content.
+func (o op) data(e *edit, n *node) (uint64, error) {
+	switch o.kind {
+	case "write":
+		n.write(pattern(o.seed, int(o.length)), uint64(o.off))
+		n.size = max(n.size, uint64(o.off+o.length))
+		return uint64(o.length), nil
+	case "truncate":
+		n.zero(uint64(o.off), 1<<63)
+		n.size = uint64(o.off)
+		return o.ino, nil
+	case "fallocate":
+		end := uint64(o.off + o.length)
+		if o.mode&(meta.FallocPunchHole|meta.FallocZeroRange) != 0 {
+			n.zero(uint64(o.off), end)
+		}
+		if o.mode&meta.FallocKeepSize == 0 {
+			n.size = max(n.size, end)
+		}
+		n.clearPriv()
+		return 0, nil
+	case "copy":
+		dst := e.node(o.ino2)
+		if o.ino == o.ino2 && o.off < o.off2+o.length && o.off2 < o.off+o.length {
+			return 0, meta.ErrInvalid
+		}
+		if uint64(o.off) >= n.size {
+			return 0, nil
+		}
+		length := min(uint64(o.length), n.size-uint64(o.off))
+		data := n.read(uint64(o.off), uint64(o.off)+length)
+		dst.write(data, uint64(o.off2))
+		dst.size = max(dst.size, uint64(o.off2)+length)
+		return length, nil
+	}
+	panic("unknown operation " + o.kind)
+}
+
+func (o op) create(e *edit) (uint64, error) {
+	dir := e.node(o.ino)
+	if !dir.isDir() {
+		return 0, meta.ErrNotDir
+	}
+	if dir.nlink == 0 {
+		return 0, meta.ErrNotFound
+	}
+	if _, taken := dir.entries[o.name]; taken {
+		return 0, meta.ErrExist
+	}
+	mode := o.mode
+	switch o.kind {
+	case "mkdir":
+		mode = mode&0o7777 | unix.S_IFDIR
+	case "symlink":
+		mode = 0o777 | unix.S_IFLNK
+	case "tmpfile":
+		mode = mode&0o7777 | unix.S_IFREG
+	}
+	if o.kind != "symlink" {
+		mode &^= o.callerMask
+	}
+	ino, n := e.add(mode)
+	n.uid, n.gid = o.callerUID, o.callerUID
+	if dir.mode&unix.S_ISGID != 0 {
+		n.gid = dir.gid
+		if n.isDir() {
+			n.mode |= unix.S_ISGID
+		}
+	}
+	switch o.kind {
+	case "mknod":
+		if m := mode & unix.S_IFMT; m == unix.S_IFCHR || m == unix.S_IFBLK {
+			n.rdev = uint32(o.off)
+		}
+	case "mkdir":
+		n.parent = o.ino
+		dir.nlink++
+	case "symlink":
+		n.target, n.size = o.value, uint64(len(o.value))
+	case "tmpfile":
+		n.nlink, n.linkable = 0, true
+		return ino, nil
+	}
+	dir.entries[o.name] = ino
+	return ino, nil
+}
+
+func (o op) link(e *edit) (uint64, error) {
+	dir, n := e.node(o.ino2), e.node(o.ino)
+	if dir.nlink == 0 {
+		return 0, meta.ErrNotFound
+	}
+	if _, taken := dir.entries[o.name2]; taken {
+		return 0, meta.ErrExist
+	}
+	if n.isDir() {
+		return 0, meta.ErrPerm
+	}
+	n.nlink++
+	dir.entries[o.name2] = o.ino
+	return o.ino, nil
+}
+
+// drop takes a name away from an inode.
+func (n *node) drop() {
+	if n.nlink--; n.isDir() {
+		n.nlink = 0
+	}
+	n.linkable = false
+}
+
+func (o op) remove(e *edit) error {
+	dir := e.node(o.ino)
+	ino, ok := dir.entries[o.name]
+	if !ok {
+		return meta.ErrNotFound
+	}
+	n := e.node(ino)
+	switch {
+	case o.kind == "unlink" && n.isDir():
+		return meta.ErrIsDir
+	case o.kind == "rmdir" && !n.isDir():
+		return meta.ErrNotDir
+	case o.kind == "rmdir" && len(n.entries) > 0:
+		return meta.ErrNotEmpty
+	}
+	delete(dir.entries, o.name)
+	if n.isDir() {
+		dir.nlink--
+	}
+	n.drop()
+	return nil
+}
+
+// inside reports whether directory ino is top or below it.
+func (m *model) inside(ino, top uint64) bool {
+	for ; ino != top; ino = m.nodes[ino].parent {
+		if ino == meta.RootIno {
+			return false
+		}
+	}
+	return true
+}
+
+func (o op) rename(e *edit) error {
+	from, to := e.node(o.ino), e.node(o.ino2)
+	srcIno, ok := from.entries[o.name]
+	if !ok {
+		return meta.ErrNotFound
+	}
+	if to.nlink == 0 {
+		return meta.ErrNotFound
+	}
+	src := e.node(srcIno)
+	dstIno, exists := to.entries[o.name2]
+	exchange := o.mode == meta.RenameExchange
+	switch {
+	case exchange && !exists:
+		return meta.ErrNotFound
+	case o.mode == meta.RenameNoReplace && exists:
+		return meta.ErrExist
+	case src.isDir() && e.inside(o.ino2, srcIno):
+		return meta.ErrInvalid
+	}
+	move := func(n *node, from, to *node, toIno uint64) {
+		if n.isDir() {
+			from.nlink--
+			to.nlink++
+			n.parent = toIno
+		}
+	}
+	if !exists {
+		delete(from.entries, o.name)
+		to.entries[o.name2] = srcIno
+		move(src, from, to, o.ino2)
+		return nil
+	}
+	dst := e.node(dstIno)
+	if exchange {
+		if dst.isDir() && e.inside(o.ino, dstIno) {
+			return meta.ErrInvalid
+		}
+		from.entries[o.name], to.entries[o.name2] = dstIno, srcIno
+		move(src, from, to, o.ino2)
+		move(dst, to, from, o.ino)
+		return nil
+	}
+	switch {
+	case srcIno == dstIno:
+		return nil
+	case src.isDir() && !dst.isDir():
+		return meta.ErrNotDir
+	case !src.isDir() && dst.isDir():
+		return meta.ErrIsDir
+	case dst.isDir() && len(dst.entries) > 0:
+		return meta.ErrNotEmpty
+	}
+	delete(from.entries, o.name)
+	to.entries[o.name2] = srcIno
+	move(src, from, to, o.ino2)
+	if dst.isDir() {
+		to.nlink--
+	}
+	dst.drop()
+	return nil
+}
+
+// sameOutcome compares what volume and model answered. Which of several errors
+// a rename fails with is left open: the kernel has checked most of it before.
+func sameOutcome(o op, got, want outcome) bool {
+	if want.err != nil && o.kind == "rename" {
+		return got.err != nil && !errors.Is(got.err, meta.ErrFailed)
+	}
+	if want.err != nil {
+		return errors.Is(got.err, want.err)
+	}
+	return got.err == nil && got.value == want.value
+}
+
+func isErr(err, want error) bool { return errors.Is(err, want) }
+
+// generator makes operations that mostly succeed on a model.
+type generator struct {
+	rnd   *rand.Rand
+	seeds uint64
+}
+
+var names = []string{"a", "b", "c", "d", "e", "ä", strings.Repeat("n", meta.MaxName)}
+var xattrNames = []string{"user.a", "user.b", "trusted.c"}
+
+// sizes and offsets around everything that matters: bytes, pages, AEAD blocks,
+// the threshold for segments, regions.
+var lengths = []int64{1, 100, 2048, 2049, 4095, 4096, 4097, 8192, 20000, 32 << 10, 36 << 10, 40000, 65536, 132 << 10}
+var offsets = []int64{0, 0, 0, 1, 100, 4000, 4096, 8192, 12288, 30000, 65536, 126976, 128 << 10, 200000}
+
+func pick[T any](rnd *rand.Rand, from []T) T { return from[rnd.IntN(len(from))] }
+
+// choose returns an inode that ok accepts, 0 if there is none.
+func (g *generator) choose(m *model, ok func(*node) bool) uint64 {
+	var out []uint64
+	for _, ino := range slices.Sorted(maps.Keys(m.nodes)) {
+		if ok(m.nodes[ino]) {
+			out = append(out, ino)
+		}
+	}
+	if len(out) == 0 {
+		return 0
+	}
+	return pick(g.rnd, out)
+}
+
+func (g *generator) dir(m *model) uint64 {
+	return g.choose(m, func(n *node) bool { return n.isDir() && n.nlink > 0 })
+}
+
+func (g *generator) file(m *model) uint64 { return g.choose(m, (*node).isRegular) }
+
+// entry returns a directory and mostly a name that is in it.
+func (g *generator) entry(m *model) (uint64, string) {
+	dir := g.choose(m, func(n *node) bool { return n.isDir() && len(n.entries) > 0 })
+	if dir == 0 || g.rnd.IntN(20) == 0 {
+		return g.dir(m), pick(g.rnd, names)
+	}
+	return dir, pick(g.rnd, slices.Sorted(maps.Keys(m.nodes[dir].entries)))
+}
+
+// kinds is how often each operation comes.
+var kinds = map[string]int{
+	"mknod": 10, "mkdir": 4, "symlink": 2, "tmpfile": 2, "link": 4, "unlink": 6, "rmdir": 2, "rename": 8,
+	"write": 30, "truncate": 8, "chmod": 2, "chown": 1, "utimes": 1, "fallocate": 8, "copy": 8,
+	"setxattr": 5, "removexattr": 2, "forget": 5, "sync": 6,
+}
+
+var kindList = func() (out []string) {
+	for _, k := range slices.Sorted(maps.Keys(kinds)) {
+		out = append(out, slices.Repeat([]string{k}, kinds[k])...)
+	}
+	return out
+}()
+
+// next makes an operation for the model.
+func (g *generator) next(m *model) op {
+	for {
+		if o, ok := g.try(m, pick(g.rnd, kindList)); ok {
+			return o
+		}
+	}
+}
+
+func (g *generator) try(m *model, kind string) (op, bool) {
+	g.seeds++
+	o := op{kind: kind, seed: g.seeds, callerMask: pick(g.rnd, []uint32{0, 0o22, 0o77})}
+	if g.rnd.IntN(4) == 0 {
+		o.callerUID = 1000
+	}
+	switch kind {
+	case "mknod", "mkdir", "symlink", "tmpfile":
+		o.ino, o.name = g.dir(m), pick(g.rnd, names)
+		o.mode = pick(g.rnd, []uint32{0o644, 0o600, 0o755, 0o2770})
+		switch kind {
+		case "mknod":
+			o.mode |= pick(g.rnd, []uint32{unix.S_IFREG, unix.S_IFREG, unix.S_IFREG, unix.S_IFREG, unix.S_IFIFO, unix.S_IFCHR})
+			o.off = 259
+		case "symlink":
+			o.value = pick(g.rnd, []string{"a", "../b", strings.Repeat("x", 3000)})
+		case "tmpfile":
+			o.name = ""
+		}
+		return o, len(m.nodes) < 25
+	case "link":
+		o.ino = g.choose(m, func(n *node) bool { return !n.isDir() && (n.nlink > 0 || n.linkable) })
+		o.ino2, o.name2 = g.dir(m), pick(g.rnd, names)
+		return o, o.ino != 0
+	case "unlink", "rmdir":
+		o.ino, o.name = g.entry(m)
+		return o, true
+	case "rename":
+		o.ino, o.name = g.entry(m)
+		o.ino2, o.name2 = g.entry(m)
+		if g.rnd.IntN(2) == 0 {
+			o.ino2, o.name2 = g.dir(m), pick(g.rnd, names)
+		}
+		o.mode = pick(g.rnd, []uint32{0, 0, 0, meta.RenameNoReplace, meta.RenameExchange})
+		return o, true
+	case "chmod", "chown", "utimes", "setxattr", "removexattr":
+		o.ino = g.choose(m, func(n *node) bool { return n.mode&unix.S_IFMT != unix.S_IFLNK })
+		o.mode = pick(g.rnd, []uint32{0o600, 0o4755, 0o2755, 0o1777})
+		o.uid, o.gid, o.off = g.rnd.Uint32N(3), g.rnd.Uint32N(3), g.rnd.Int64N(1<<31)
+		if strings.HasSuffix(kind, "xattr") {
+			o.mode = pick(g.rnd, []uint32{0, 0, unix.XATTR_CREATE, unix.XATTR_REPLACE})
+			o.name = pick(g.rnd, xattrNames)
+			o.value = string(pattern(g.seeds, pick(g.rnd, []int{0, 1, 30, 5000})))
+		}
+		return o, true
+	case "forget":
+		o.ino = g.choose(m, func(n *node) bool { return n.nlink == 0 })
+		return o, o.ino != 0
+	case "sync":
+		return o, true
+	}
+	o.ino = g.file(m)
+	if o.ino == 0 {
+		return o, false
+	}
+	size := int64(m.nodes[o.ino].size)
+	o.off, o.length = pick(g.rnd, offsets), pick(g.rnd, lengths)
+	switch g.rnd.IntN(4) {
+	case 0:
+		o.off = size
+	case 1:
+		o.off = g.rnd.Int64N(size + 1)
+	}
+	o.off = min(o.off, 300<<10)
+	switch kind {
+	case "truncate":
+		if g.rnd.IntN(20) == 0 {
+			o.off = 1 << 40
+		}
+	case "fallocate":
+		o.mode = pick(g.rnd, []uint32{
+			0, meta.FallocKeepSize, meta.FallocPunchHole | meta.FallocKeepSize, meta.FallocPunchHole | meta.FallocKeepSize,
+			meta.FallocZeroRange, meta.FallocZeroRange | meta.FallocKeepSize,
+		})
+	case "copy":
+		o.ino2 = g.file(m)
+		o.off2 = pick(g.rnd, offsets)
+		if g.rnd.IntN(3) > 0 { // what can be shared: aligned pages
+			o.off, o.off2, o.length = o.off/page*page, o.off2/page*page, max(o.length/page, 1)*page
+		}
+	case "write":
+		if g.rnd.IntN(30) == 0 {
+			o.off = 1<<33 + 5
+		}
+	}
+	return o, true
+}
