@@ -108,7 +108,7 @@ func (o op) run(v *meta.Volume, c meta.Caller) outcome {
 
 // apply carries the operation out on the model.
 func (o op) apply(m *model) (*model, outcome) {
-	e := m.edit()
+	e := m.draft()
 	value, err := o.change(e)
 	if err != nil {
 		return m, outcome{0, err}
@@ -116,7 +116,7 @@ func (o op) apply(m *model) (*model, outcome) {
 	return e.model, outcome{value, nil}
 }
 
-func (o op) change(e *edit) (uint64, error) {
+func (o op) change(e *draft) (uint64, error) {
 	switch o.kind {
 	case "mknod", "mkdir", "symlink", "tmpfile":
 		return o.create(e)
@@ -179,7 +179,7 @@ func (n *node) clearPriv() {
 }
 
 // data is the part of change that concerns a file's content.
-func (o op) data(e *edit, n *node) (uint64, error) {
+func (o op) data(e *draft, n *node) (uint64, error) {
 	switch o.kind {
 	case "write":
 		n.write(pattern(o.seed, int(o.length)), uint64(o.off))
@@ -216,7 +216,7 @@ func (o op) data(e *edit, n *node) (uint64, error) {
 	panic("unknown operation " + o.kind)
 }
 
-func (o op) create(e *edit) (uint64, error) {
+func (o op) create(e *draft) (uint64, error) {
 	dir := e.node(o.ino)
 	if !dir.isDir() {
 		return 0, meta.ErrNotDir
@@ -265,7 +265,7 @@ func (o op) create(e *edit) (uint64, error) {
 	return ino, nil
 }
 
-func (o op) link(e *edit) (uint64, error) {
+func (o op) link(e *draft) (uint64, error) {
 	dir, n := e.node(o.ino2), e.node(o.ino)
 	if dir.nlink == 0 {
 		return 0, meta.ErrNotFound
@@ -289,7 +289,7 @@ func (n *node) drop() {
 	n.linkable = false
 }
 
-func (o op) remove(e *edit) error {
+func (o op) remove(e *draft) error {
 	dir := e.node(o.ino)
 	ino, ok := dir.entries[o.name]
 	if !ok {
@@ -322,7 +322,7 @@ func (m *model) inside(ino, top uint64) bool {
 	return true
 }
 
-func (o op) rename(e *edit) error {
+func (o op) rename(e *draft) error {
 	from, to := e.node(o.ino), e.node(o.ino2)
 	srcIno, ok := from.entries[o.name]
 	if !ok {

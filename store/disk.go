@@ -43,7 +43,7 @@ type change struct {
 	first    int64     // number of the first of sectors
 	sectors  []*sector // of a write or punch, complete
 	liveSize int64     // of the file after it
-	raw      []byte    // of an index commit
+	raw      *sparse   // of an index commit
 }
 
 // isData reports that syncing the file makes the change durable.

@@ -21,7 +21,7 @@ type image struct {
 	// external marks a file that lives on the host (bbolt's); raw is its
 	// content at its last commit.
 	external bool
-	raw      []byte
+	raw      *sparse // nil = empty
 }
 
 // clone returns a copy that shares the sectors.

@@ -73,7 +73,10 @@ func newRecorder(parent string, base *disk, pending []*change) (*Recorder, error
 	}
 	for name, n := range r.mu.live.names {
 		if m := r.mu.live.files[n]; m.external {
-			err := os.WriteFile(r.Path(name), m.raw, 0o600)
+			if m.raw == nil {
+				m.raw = &sparse{}
+			}
+			err := m.raw.write(r.Path(name))
 			if err == nil {
 				r.mu.external[name], err = lookAt(r.Path(name))
 			}
@@ -241,7 +244,7 @@ func (r *Recorder) appearedLocked(name string, now *externalFile, found map[stri
 // while it is read, the copy may mix two commits, and is made again.
 func (r *Recorder) commitLocked(name string, now *externalFile) {
 	for {
-		raw, err := os.ReadFile(r.Path(name))
+		raw, err := readSparse(r.Path(name))
 		if err != nil {
 			panic(err)
 		}
@@ -249,10 +252,10 @@ func (r *Recorder) commitLocked(name string, now *externalFile) {
 		if err != nil {
 			panic(err)
 		}
-		same := after.head == now.head && after.size == now.size && int64(len(raw)) == now.size
+		same := after.head == now.head && after.size == now.size && raw.size == now.size
 		now.head, now.size = after.head, after.size
 		if same {
-			r.appendLocked(&change{Event: Event{Kind: EventIndex, Name: name, Len: int64(len(raw))}, file: now.file, raw: raw})
+			r.appendLocked(&change{Event: Event{Kind: EventIndex, Name: name, Len: raw.size}, file: now.file, raw: raw})
 			return
 		}
 	}
