@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cmkfs/crypto"
 	"cmkfs/hsm"
@@ -68,6 +71,13 @@ func tokenKey(token *hsmtest.Token) hsm.Config {
 	return hsm.Config{Source: hsm.SourcePKCS11, PKCS11: &hsm.PKCS11Config{URI: token.URI("good")}}
 }
 
+// sources has a key of each kind.
+func sources(t *testing.T) map[string]hsm.Config {
+	t.Helper()
+	_, vault := vaultKey(t)
+	return map[string]hsm.Config{"platform": platformKey(t), "token": tokenKey(hsmtest.NewToken(t)), "vault": vault}
+}
+
 func want(t *testing.T, err error, kind hsm.Kind, reason string) {
 	t.Helper()
 	var e *hsm.Error
@@ -95,8 +105,7 @@ func released(t *testing.T, c *keyagent.Client, key hsm.Config, id string, a key
 }
 
 func TestClient_WholeLife(t *testing.T) {
-	token := hsmtest.NewToken(t)
-	for name, key := range map[string]hsm.Config{"platform": platformKey(t), "token": tokenKey(token)} {
+	for name, key := range sources(t) {
 		t.Run(name, func(t *testing.T) {
 			c := client(t, 0)
 			if c.PID() != 0 {
@@ -180,7 +189,13 @@ func TestClient_RefusesWhatDoesNotBelongTogether(t *testing.T) {
 }
 
 func TestClient_KilledAgent(t *testing.T) {
-	key, c := platformKey(t), client(t, 0)
+	for name, key := range sources(t) {
+		t.Run(name, func(t *testing.T) { killed(t, key) })
+	}
+}
+
+func killed(t *testing.T, key hsm.Config) {
+	c := client(t, 0)
 	a, err := c.NewAEK(t.Context(), key, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +220,13 @@ func TestClient_KilledAgent(t *testing.T) {
 }
 
 func TestClient_HungAgent(t *testing.T) {
-	key, c := platformKey(t), client(t, 400*time.Millisecond)
+	for name, key := range sources(t) {
+		t.Run(name, func(t *testing.T) { hung(t, key) })
+	}
+}
+
+func hung(t *testing.T, key hsm.Config) {
+	c := client(t, 2*time.Second)
 	a, err := c.NewAEK(t.Context(), key, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -349,6 +370,30 @@ func TestAgent_IsHardened(t *testing.T) {
 		if f := strings.Fields(line); strings.HasPrefix(line, "Max core file size") && (f[4] != "0" || f[5] != "0") {
 			t.Errorf("core files are possible: %s", line)
 		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		switch name {
+		case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb":
+			seen++
+			sets, err := strconv.ParseUint(value, 16, 64)
+			if allowed := uint64(1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_IPC_LOCK); err != nil || sets&^allowed != 0 {
+				t.Errorf("the agent has capabilities it does not need: %s", line)
+			}
+		case "NoNewPrivs":
+			seen++
+			if value != "1" {
+				t.Error("the agent may gain privileges by exec")
+			}
+		}
+	}
+	if seen != 6 {
+		t.Errorf("%d lines of status were checked, want 6", seen)
 	}
 }
 

@@ -18,8 +18,13 @@ import (
 
 // Serve is the agent process: it answers requests that arrive at the socket fd
 // until the other end is closed, and must then be followed by the process's
-// end. A request is answered when its time is up even if its key is not done.
+// end. It must be called before the process does anything else, because it
+// gives up privileges and executes the program again with the same arguments,
+// which must lead here again. A request is answered when its time is up even if its key is not done.
 func Serve(fd int) error {
+	if err := confine(); err != nil {
+		return err
+	}
 	if err := harden(); err != nil {
 		return err
 	}

@@ -97,16 +97,37 @@ func TestConformance(t *testing.T) {
 		"wrap":          {emulator.Command{}, hsm.Info{Type: "RSA", Bits: 2048}, "ForbiddenByPolicy", []string{"get", "wrapKey", "unwrapKey"}, azure.WrapUnwrap},
 	} {
 		t.Run(name, func(t *testing.T) {
+			cfg := w.vault(t, c.vault, c.permissions...)
+			cfg.Permissions = c.wrap
+			w.unusable(t, vaultName(cfg))
 			hsmtest.Run(t, func(t *testing.T) hsmtest.Harness {
-				cfg := w.vault(t, c.vault, c.permissions...)
-				cfg.Permissions = c.wrap
-				return harness(t, w, cfg, c.want, c.denied)
+				t.Cleanup(func() { w.do(t, emulator.Command{Action: emulator.FaultClear}) })
+				return harness(w, cfg, c.want, c.denied)
 			})
 		})
 	}
 }
 
-func harness(t *testing.T, w world, cfg hsm.AzureConfig, want hsm.Info, denied string) hsmtest.Harness {
+// unusable adds the keys that a harness expects to be refused.
+func (w world) unusable(t *testing.T, vault string) {
+	t.Helper()
+	no := false
+	add := func(name string, c emulator.Command) {
+		c.Key, c.Vault = name, vault
+		if c.Action == "" {
+			c.Action = emulator.KeyCreate
+		}
+		w.do(t, c)
+	}
+	add("short", emulator.Command{Bits: 1024})
+	add("curve", emulator.Command{Type: "EC"})
+	add("off", emulator.Command{Enabled: &no})
+	add("old", emulator.Command{Expires: time.Now().Add(-time.Hour)})
+	add("early", emulator.Command{NotBefore: time.Now().Add(time.Hour)})
+	add("sign", emulator.Command{Ops: []string{"sign", "verify"}})
+}
+
+func harness(w world, cfg hsm.AzureConfig, want hsm.Info, denied string) hsmtest.Harness {
 	vault := vaultName(cfg)
 	do := func(c emulator.Command) func(*testing.T) {
 		return func(t *testing.T) { c.Vault = vault; w.do(t, c) }
@@ -124,19 +145,6 @@ func harness(t *testing.T, w world, cfg hsm.AzureConfig, want hsm.Info, denied s
 		change(&bad)
 		return hsmtest.Refused{Name: name, Open: opener(bad), Kind: kind, Reason: reason}
 	}
-	add := func(name string, c emulator.Command) {
-		c.Key, c.Vault = name, vault
-		if c.Action == "" {
-			c.Action = emulator.KeyCreate
-		}
-		w.do(t, c)
-	}
-	add("short", emulator.Command{Bits: 1024})
-	add("curve", emulator.Command{Type: "EC"})
-	add("off", emulator.Command{Enabled: &no})
-	add("old", emulator.Command{Expires: time.Now().Add(-time.Hour)})
-	add("early", emulator.Command{NotBefore: time.Now().Add(time.Hour)})
-	add("sign", emulator.Command{Ops: []string{"sign", "verify"}})
 	return hsmtest.Harness{
 		Open: opener(cfg),
 		Want: want,

@@ -64,19 +64,28 @@ func (k *key) visit(ctx context.Context, op string, u URI, f func(*session, obje
 	if k.closed {
 		return &hsm.Error{Op: op, KeyID: k.uri.KeyID(), Kind: hsm.KindMisconfigured, Reason: "Closed", Message: "The key has been closed"}
 	}
-	s, err := connect(ctx, k.uri)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := s.login(k.stateDir); err != nil {
-		return err
-	}
-	o, err := s.find(op, u)
-	if err != nil {
-		return err
-	}
-	return f(s, o)
+	return loggedIn(ctx, k.uri, k.stateDir, func(s *session) error {
+		o, err := s.find(op, u)
+		if err != nil {
+			return err
+		}
+		return f(s, o)
+	})
+}
+
+// loggedIn calls f with a session of a token that was loaded for it.
+func loggedIn(ctx context.Context, u URI, stateDir string, f func(*session) error) error {
+	return onThread(func() error {
+		s, err := connect(ctx, u)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if err := s.login(stateDir); err != nil {
+			return err
+		}
+		return f(s)
+	})
 }
 
 func (k *key) Info(ctx context.Context) (hsm.Info, error) {
@@ -231,27 +240,22 @@ func List(ctx context.Context, cfg hsm.PKCS11Config, opt Options) ([]hsm.Info, e
 	if err != nil {
 		return nil, err
 	}
-	s, err := connect(ctx, u)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	if err := s.login(opt.StateDir); err != nil {
-		return nil, err
-	}
-	handles, err := s.search([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY)}, maxListed)
-	if err != nil {
-		return nil, classify("list", u.KeyID(), err)
-	}
 	var keys []hsm.Info
-	for _, h := range handles {
-		o, err := s.inspect(h)
+	err = loggedIn(ctx, u, opt.StateDir, func(s *session) error {
+		handles, err := s.search([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY)}, maxListed)
 		if err != nil {
-			return nil, classify("list", u.KeyID(), err)
+			return classify("list", u.KeyID(), err)
 		}
-		keys = append(keys, o.info())
-	}
-	return keys, nil
+		for _, h := range handles {
+			o, err := s.inspect(h)
+			if err != nil {
+				return classify("list", u.KeyID(), err)
+			}
+			keys = append(keys, o.info())
+		}
+		return nil
+	})
+	return keys, err
 }
 
 const maxListed = 1000 // keys; more on one token are not listed

@@ -116,6 +116,7 @@ func (u URI) matches(t p11.TokenInfo) bool {
 }
 
 // login reads the PIN and logs in, unless the token has refused that PIN before.
+// The calling thread may be unable to write files afterwards; see readonly.go.
 func (s *session) login(stateDir string) error {
 	const op = "login"
 	fail := func(k hsm.Kind, reason, message string, err error) error {
@@ -142,6 +143,11 @@ func (s *session) login(stateDir string) error {
 		return fail(hsm.KindDenied, "CKR_PIN_LOCKED", classes[p11.CKR_PIN_LOCKED].message, nil)
 	case s.token.Flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
 		return fail(hsm.KindDenied, "PINFinalTry", "One more wrong PIN would lock the PKCS#11 token, so none is tried: log in once with the token's own tool", nil)
+	}
+	if strings.HasPrefix(s.token.ManufacturerID, "SoftHSM") {
+		if err := forbidWriting(stateDir); err != nil {
+			return fail(hsm.KindUnreachable, "ReadOnly", "The token could not be protected from an interrupted login", err)
+		}
 	}
 	err = s.ctx.Login(s.handle, p11.CKU_USER, strings.TrimRight(string(content), "\r\n"))
 	switch {
