@@ -85,10 +85,7 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 
 // isLocked says whether a mount failed because the key is not available, which
 // may change while the volume is mounted.
-func isLocked(err error) bool {
-	var suspended *account.SuspendedError
-	return isKeyError(err) || errors.As(err, &suspended)
-}
+func isLocked(err error) bool { return isKeyError(err) || isSuspended(err) }
 
 // lockWait is how long a mount waits for a volume that another process has
 // open: a worker of a daemon that was killed needs a moment to drain.

@@ -132,7 +132,13 @@ func notify(state string, log *slog.Logger) {
 // are suspended first, so that nothing is lost.
 func (s *Supervisor) shutdown() {
 	s.mu.Lock()
-	s.mu.stopping = true
+	s.mu.stopping = true // no command begins any more
+	s.mu.Unlock()
+	for _, a := range s.accounts() {
+		a.stopOpening()
+	}
+	s.waitIdle()
+	s.mu.Lock()
 	var all []*mounted
 	for _, m := range s.mu.mounted {
 		all = append(all, m)
@@ -150,6 +156,21 @@ func (s *Supervisor) shutdown() {
 	wait.Wait()
 	for _, a := range s.accounts() {
 		a.close()
+	}
+}
+
+// commandWait is how long commands under way may take at the end.
+const commandWait = 30 * time.Second
+
+// waitIdle waits for the commands about volumes that are under way.
+func (s *Supervisor) waitIdle() {
+	for end := time.Now().Add(commandWait); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s.mu.Lock()
+		n := len(s.mu.busy)
+		s.mu.Unlock()
+		if n == 0 {
+			return
+		}
 	}
 }
 

@@ -163,6 +163,50 @@ func TestLease_KeyTakenAway_SuspendsAndRestores(t *testing.T) {
 	}
 }
 
+// TestLease_SupervisorHangs: a worker whose lease is not renewed stops by
+// itself, and goes on when the supervisor does.
+func TestLease_SupervisorHangs(t *testing.T) {
+	r := newRig(t)
+	quickChecks(r, account.RecoveryAutomatic)
+	if err := os.WriteFile(r.path("file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(r.path("file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapping, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mapping)
+	b := make([]byte, 7)
+	if faults(func() { copy(b, mapping) }) {
+		t.Fatal("the mapping is not readable")
+	}
+	pid := r.volume().WorkerPID
+	if err := r.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer r.cmd.Process.Signal(unix.SIGCONT)
+	// A zombie is dead enough: its parent cannot reap it now.
+	eventually(t, "the worker stops by itself", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+	if err := r.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the volume is served again", func() bool {
+		v := r.volume()
+		return v.State == api.VolumeOnline && v.WorkerPID != pid
+	})
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "content" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
 // TestMount_KeyAway mounts while the key is not to be had.
 func TestMount_KeyAway(t *testing.T) {
 	r := newRig(t)

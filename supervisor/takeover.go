@@ -66,10 +66,11 @@ func (m *mounted) workerDied() {
 		// Neither suspended nor told to unmount: somebody else unmounted.
 		m.close()
 	case code == worker.ExitOrphan:
-		// Its lease ran out and it suspended by itself; the account's runner
-		// says the same, or will.
-		m.setReason("the lease has run out")
-		m.finishSuspend(nil)
+		// Its lease ran out and it suspended by itself. If that is so the next
+		// start says it, too; if this process was only late, it goes on.
+		m.log.Warn("the worker's lease ran out before it was renewed", "pid", w.pid)
+		m.event(account.Event{Kind: "lease-missed"})
+		m.startWorker(false)
 	default:
 		m.log.Warn("the worker ended; starting another", "pid", w.pid, "err", w.failure())
 		m.mu.Lock()
@@ -126,6 +127,10 @@ func (m *mounted) attemptEnded(r opened) {
 	case m.restoring:
 		m.enter(phaseSuspended, m.reason())
 		m.settle(r.err)
+	case isSuspended(r.err):
+		m.settle(r.err)
+		m.setReason(r.err.Error())
+		m.finishSuspend(nil)
 	default:
 		m.startFailed(r.err)
 	}
@@ -169,6 +174,7 @@ func (m *mounted) startFailed(err error) {
 		m.failures = m.failures[1:]
 	}
 	m.log.Warn("no worker could be started", "failures", len(m.failures), "err", err)
+	m.settle(err)
 	if m.answerer == nil && len(m.failures) < maxFailures && worthRetrying(err) {
 		m.enter(phaseBackoff, err.Error())
 		m.wait.Reset(retryPause)
@@ -194,6 +200,13 @@ func worthRetrying(err error) bool {
 		return e.Code == api.CodeFailed || e.Code == api.CodeBusy
 	}
 	return true
+}
+
+// isSuspended says whether a start failed because the account is suspended: its
+// runner restores the volume, so that there is nothing to try again.
+func isSuspended(err error) bool {
+	var suspended *account.SuspendedError
+	return errors.As(err, &suspended)
 }
 
 // lostPatience stops making requests wait for the attempt under way.

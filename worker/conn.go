@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,8 @@ const (
 	// forwardPart is how much of a FUSE request travels in one message: its
 	// base64 form and the envelope stay under maxPacket.
 	forwardPart = 64 << 10
+	// sendTimeout bounds a Send to a process that does not read.
+	sendTimeout = 10 * time.Second
 	// maxFiles is how many descriptors may travel with a message.
 	maxFiles = 4
 )
@@ -87,7 +90,10 @@ func (c *Conn) sendLocked(m any, files ...*os.File) error {
 		}
 		rights = unix.UnixRights(fds...)
 	}
-	_, _, err = c.socket.WriteMsgUnix(b, rights, nil)
+	// Somebody who reads nothing for so long is as good as dead.
+	if err = c.socket.SetWriteDeadline(time.Now().Add(sendTimeout)); err == nil {
+		_, _, err = c.socket.WriteMsgUnix(b, rights, nil)
+	}
 	runtime.KeepAlive(files)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
