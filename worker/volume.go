@@ -96,7 +96,7 @@ func classOf(err error) Class {
 		return ClassVersion
 	case errors.As(err, &corrupt), errors.Is(err, meta.ErrNoVolume): // its superblock is lost
 		return ClassCorrupt
-	case errors.Is(err, errNoKey), errors.Is(err, crypto.ErrAuth):
+	case errors.Is(err, errNoKey), errors.Is(err, meta.ErrWrongKey), errors.Is(err, crypto.ErrAuth):
 		return ClassKey
 	case errors.Is(err, store.ErrFull), errors.Is(err, meta.ErrNoSpace):
 		return ClassSpace
