@@ -69,6 +69,7 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 	}
 	if openErr != nil {
 		m.setReason(openErr.Error())
+		m.mu.phase = phaseSuspended // the loop, which is not running yet, begins with it
 	}
 	record.MountPoint, record.Options = config.Mountpoint, r.Options
 	if err := a.s.dir.SaveVolume(a.name, record); err != nil {
