@@ -94,11 +94,20 @@ func (h *history) goOn(v *meta.Volume, rec *store.Recorder, rnd *rand.Rand, k in
 		}
 		return h.check(rec)
 	}
-	m := h.models[k]
+	// Inodes that came and went between two operations leave no trace but in
+	// the next number.
+	numbers := map[uint64]bool{}
+	for j, d := range h.dumps {
+		numbers[h.models[j].nextIno] = d == h.dumps[k] || numbers[h.models[j].nextIno]
+	}
+	m := &model{h.models[k].nodes, h.models[k].nextIno}
 	g := &generator{rnd: rnd, seeds: uint64(rnd.Uint32()) << 20}
 	for i := range 3 {
 		o := g.next(m)
 		got := o.run(v, caller(1000+i))
+		if o.newInode() && numbers[got.value] {
+			m.nextIno, numbers = got.value, nil
+		}
 		if o.kind == "copy" && got.err == nil {
 			o.length = min(o.length, int64(got.value))
 		}

@@ -323,7 +323,14 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 			return nil, 0, err
 		}
 		got, data, journal := sc.records()
-		durable, proved = max(durable, data, journal), max(proved, journal)
+		// A marker may have reached the disk before a crash that cost operations
+		// it speaks of; those with their numbers in a later file are others.
+		data = max(min(data, sc.until-1), journal)
+		durable, proved = max(durable, data), max(proved, journal)
+		if data > v.seq {
+			// What the file says of operations in others is needed with them.
+			sc.slot.epoch, sc.slot.last = sc.header.number, data
+		}
 		for _, op := range got {
 			if op.seq <= v.seq {
 				continue
@@ -334,7 +341,7 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 			}
 			next++
 			ops = append(ops, op)
-			sc.slot.epoch, sc.slot.last = sc.header.number, op.seq
+			sc.slot.epoch, sc.slot.last = sc.header.number, max(sc.slot.last, op.seq)
 		}
 		sc.data = nil
 	}

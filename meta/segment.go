@@ -130,24 +130,23 @@ func (s *segments) get(id uint64) (*segment, error) {
 	return seg, nil
 }
 
-// sync makes everything written before the call durable and reports whether
-// there was anything.
-func (s *segments) sync() (did bool, err error) {
+// sync makes everything written before the call durable.
+func (s *segments) sync() error {
 	s.mu.Lock()
 	dirty, fresh := s.mu.dirty, s.mu.fresh
 	s.mu.dirty, s.mu.fresh = make(map[uint64]*segment), false
 	s.mu.Unlock()
 	for _, seg := range dirty {
 		if err := seg.file.Sync(); err != nil {
-			return true, fmt.Errorf("flush %s: %w", segmentName(seg.id), err)
+			return fmt.Errorf("flush %s: %w", segmentName(seg.id), err)
 		}
 	}
 	if fresh {
 		if err := s.st.SyncDir(segmentDir); err != nil {
-			return true, fmt.Errorf("flush %s: %w", segmentDir, err)
+			return fmt.Errorf("flush %s: %w", segmentDir, err)
 		}
 	}
-	return len(dirty) > 0 || fresh, nil
+	return nil
 }
 
 // done says that the operation which wrote these blocks committed or gave up.

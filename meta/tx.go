@@ -216,6 +216,9 @@ func (v *Volume) apply(op *operation, local map[key][]byte) error {
 		}
 		v.replies[op.unique] = op.result
 	}
+	if len(op.alloc) > 0 {
+		v.wroteBlocks.Store(op.seq)
+	}
 	v.space.account(op)
 	return nil
 }

@@ -60,7 +60,9 @@ type Volume struct {
 	inline    map[uint64]struct{} // inodes with small data to migrate, and some without
 	space     *space
 
-	syncMu sync.Mutex // one flush at a time; others share its result
+	syncMu      sync.Mutex    // one flush at a time; others share its result; guards marked
+	marked      uint64        // the last marker in the journal
+	wroteBlocks atomic.Uint64 // the last operation that wrote blocks to a segment
 
 	checkpointMu sync.Mutex // one checkpoint at a time; guards committed
 	committed    *summary
@@ -206,9 +208,14 @@ func (v *Volume) syncTo(target uint64) error {
 		return nil
 	}
 	upTo := v.journal.written.Load()
-	wrote, err := v.segments.sync()
-	if err == nil && wrote {
-		err = v.journal.marker(upTo)
+	err := v.segments.sync()
+	// Not only if this flush wrote something: an earlier one may have had the
+	// blocks of an operation that had not committed yet. Without a marker behind
+	// it, recovery would look for its blocks, which may be dead and punched then.
+	if err == nil && v.wroteBlocks.Load() > v.marked {
+		if err = v.journal.marker(upTo); err == nil {
+			v.marked = upTo
+		}
 	}
 	if err == nil {
 		err = v.journal.sync()
