@@ -71,7 +71,14 @@ type reader struct {
 }
 
 func newReader() *reader {
-	return &reader{in: make([]byte, bufferSize), out: make([]byte, bufferSize)}
+	r := &reader{in: make([]byte, bufferSize), out: make([]byte, bufferSize)}
+	// The kernel fails a request with EIO, and for good, if it cannot copy it to
+	// the process that reads it. In one that is being killed no page can be
+	// faulted in any more, so all of them are made now.
+	for i := 0; i < len(r.in); i += os.Getpagesize() {
+		r.in[i] = 1
+	}
+	return r
 }
 
 // NewServer prepares to serve: it replays INIT, so that requests are decoded as
