@@ -1,0 +1,288 @@
+package fs_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cmkfs/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// The mounts of these tests are served by other processes, as in production:
+// the test binary runs itself again, as a worker or as a client with mappings.
+const roleEnv = "CMKFS_FS_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(m.Run())
+	case "worker":
+		workerMain()
+	case "mapper":
+		mapperMain()
+	case "load":
+		loadMain()
+	}
+}
+
+// workerArgs is what a test worker is told.
+type workerArgs struct {
+	Volume  string // "mem", or the directory of a real volume
+	Init    []byte
+	Resend  bool
+	Mount   fs.MountConfig
+	Session uint64
+}
+
+func workerMain() {
+	var args workerArgs
+	if err := json.Unmarshal([]byte(os.Getenv("CMKFS_FS_TEST_ARGS")), &args); err != nil {
+		panic(err)
+	}
+	nodes, err := fs.OpenNodeTable(os.NewFile(4, "nodes"))
+	if err != nil {
+		panic(err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	vol, closeVolume := openVolume(args.Volume, log, nodes.Unanswered)
+	s, err := fs.NewServer(fs.ServeConfig{
+		Volume: vol, File: os.NewFile(3, "fuse"), Init: args.Init, Nodes: nodes,
+		Mount: args.Mount, Session: args.Session, Resend: args.Resend, Log: log,
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("ready")
+	go func() {
+		in := bufio.NewScanner(os.Stdin)
+		for in.Scan() {
+			var ms, errno int
+			switch _, err := fmt.Sscanf(in.Text(), "suspend %d %d", &ms, &errno); {
+			case err == nil:
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(ms)*time.Millisecond)
+				d, err := s.Suspend(ctx, syscall.Errno(errno))
+				cancel()
+				if err != nil {
+					panic(err)
+				}
+				b, _ := json.Marshal(d)
+				fmt.Println(string(b))
+			case in.Text() == "exit":
+				closeVolume()
+				os.Exit(0)
+			}
+		}
+		os.Exit(0) // the test is gone
+	}()
+	if err := s.Serve(); err != nil {
+		panic(err)
+	}
+	fmt.Println("served")
+	select {}
+}
+
+// rig is a mount with the supervisor's side of it.
+type rig struct {
+	t      *testing.T
+	dir    string // mount point
+	dev    *fs.Device
+	volume string
+	worker *worker
+}
+
+// worker is a running worker process.
+type worker struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+// newRig mounts a volume and starts a worker.
+func newRig(t *testing.T, volume string, cfg fs.MountConfig) *rig {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("needs root, to mount")
+	}
+	base := t.TempDir()
+	dir := filepath.Join(base, "mnt")
+	if err := os.Mkdir(dir, 0755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(base), 0755); err != nil { // for other users
+		t.Fatal(err)
+	}
+	cfg.Mountpoint, cfg.Source = dir, "acc/vol"
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	dev, err := fs.Mount(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, dir: dir, dev: dev, volume: volume}
+	t.Cleanup(r.close)
+	watchdog(t, dev)
+	r.startWorker()
+	return r
+}
+
+func (r *rig) startWorker() {
+	r.t.Helper()
+	args, err := json.Marshal(workerArgs{Volume: r.volume, Init: r.dev.Init, Resend: r.dev.Resend, Mount: r.dev.Mount, Session: 42})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleEnv+"=worker", "CMKFS_FS_TEST_ARGS="+string(args))
+	cmd.ExtraFiles = []*os.File{r.dev.File, r.dev.Nodes.File()}
+	r.worker = start(r.t, cmd)
+	r.worker.expect(r.t, "ready")
+}
+
+// hang is after how long a test is taken to hang.
+const hang = 40 * time.Second
+
+// watchdog ends the connection of a test that hangs: nothing else frees the
+// processes that wait for an answer, this one included.
+func watchdog(t *testing.T, dev *fs.Device) {
+	timer := time.AfterFunc(hang, func() {
+		fmt.Fprintf(os.Stderr, "%s hangs; connection %d is aborted\n", t.Name(), dev.Conn)
+		debug.SetTraceback("all")
+		buf := make([]byte, 1<<20)
+		os.Stderr.Write(buf[:runtime.Stack(buf, true)])
+		if err := dev.Abort(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	})
+	t.Cleanup(func() { timer.Stop() })
+}
+
+// start starts a process that talks in lines. What it logs fails the test.
+func start(t *testing.T, cmd *exec.Cmd) *worker {
+	t.Helper()
+	w := &worker{cmd: cmd}
+	w.in, _ = cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	cmd.Stderr = &failOnOutput{t: t}
+	w.out = bufio.NewScanner(out)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+type failOnOutput struct{ t *testing.T }
+
+func (f *failOnOutput) Write(b []byte) (int, error) {
+	f.t.Errorf("subprocess says: %s", b)
+	return len(b), nil
+}
+
+func (w *worker) expect(t *testing.T, want string) {
+	t.Helper()
+	if got := w.ask(t, ""); got != want {
+		t.Fatalf("subprocess says %q, want %q", got, want)
+	}
+}
+
+// ask sends a line and returns the answer.
+func (w *worker) ask(t *testing.T, line string) string {
+	t.Helper()
+	if line != "" {
+		if _, err := io.WriteString(w.in, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !w.out.Scan() {
+		t.Fatalf("subprocess ended instead of answering %q", line)
+	}
+	return w.out.Text()
+}
+
+// kill ends the worker as a crash would.
+func (r *rig) kill() {
+	r.worker.cmd.Process.Kill()
+	r.worker.cmd.Wait()
+	r.worker = nil
+}
+
+// suspend runs the worker's suspending sequence and lets it exit.
+func (r *rig) suspend(limit time.Duration, errno syscall.Errno) fs.Drained {
+	r.t.Helper()
+	var d fs.Drained
+	line := r.worker.ask(r.t, fmt.Sprintf("suspend %d %d", limit.Milliseconds(), int(errno)))
+	if line == "served" { // Serve may return before Suspend's caller prints
+		line = r.worker.ask(r.t, "")
+	}
+	if err := json.Unmarshal([]byte(line), &d); err != nil {
+		r.t.Fatalf("%q: %v", line, err)
+	}
+	r.exitWorker()
+	return d
+}
+
+func (r *rig) exitWorker() {
+	io.WriteString(r.worker.in, "exit\n")
+	for r.worker.out.Scan() {
+	}
+	if err := r.worker.cmd.Wait(); err != nil {
+		r.t.Errorf("worker: %v", err)
+	}
+	r.worker = nil
+}
+
+// close unmounts and ends the worker. Whatever happened, no mount stays.
+func (r *rig) close() {
+	var a *fs.Answerer
+	if r.worker == nil {
+		a = fs.StartAnswerer(r.dev, syscall.EIO, slog.Default())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := r.dev.Unmount(ctx, false); err != nil {
+		r.t.Errorf("%v; users: %s", err, users(r.dir))
+		r.dev.Abort()
+		unix.Unmount(r.dir, unix.MNT_DETACH)
+	}
+	if a != nil {
+		select {
+		case <-a.Done():
+		case <-time.After(5 * time.Second):
+			r.t.Error("the answerer did not notice the unmount")
+		}
+	}
+	if r.worker != nil {
+		r.exitWorker()
+	}
+	r.dev.Close()
+}
+
+// users lists the processes that use a mount.
+func users(dir string) string {
+	out, _ := exec.Command("fuser", "-vm", dir).CombinedOutput()
+	return strings.TrimSpace(string(out))
+}
+
+// path is a path on the mount.
+func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
+
+// must fails the test for an error.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,208 @@
+package fs_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func errnoOf(err error) syscall.Errno {
+	var e syscall.Errno
+	errors.As(err, &e)
+	return e
+}
+
+// loadMain is a process that works on a mount and verifies what it reads, until
+// its input ends. It is a process of its own because one that starts workers
+// must have nothing open on the mount: its children would wait, at exec, for
+// the workers they are about to become.
+func loadMain() {
+	dir := os.Args[2]
+	work := map[string]func(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error{
+		"read": loadRead, "write": loadWrite, "names": loadNames, "append": loadAppend,
+	}
+	var stop atomic.Bool
+	var ops atomic.Int64
+	var wg sync.WaitGroup
+	errs := make(chan error, 64)
+	for id := range 4 {
+		for _, kind := range strings.Split(os.Args[1], ",") {
+			wg.Go(func() {
+				if err := work[kind](dir, id, &stop, &ops); err != nil {
+					errs <- fmt.Errorf("%s: %w", kind, err)
+				}
+			})
+		}
+	}
+	fmt.Println("started")
+	bufio.NewScanner(os.Stdin).Scan()
+	stop.Store(true)
+	wg.Wait()
+	if len(errs) > 0 {
+		fmt.Println("failed:", <-errs)
+		return
+	}
+	fmt.Println("ok", ops.Load(), "operations")
+}
+
+type load struct{ *worker }
+
+func startLoad(t *testing.T, kinds, dir string) load {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], kinds, dir)
+	cmd.Env = append(os.Environ(), roleEnv+"=load")
+	w := start(t, cmd)
+	w.expect(t, "started")
+	return load{w}
+}
+
+// stop ends the load and returns what it says it did.
+func (l load) stop(t *testing.T) string {
+	t.Helper()
+	l.in.Close()
+	answer := l.ask(t, "")
+	l.cmd.Wait()
+	if !strings.HasPrefix(answer, "ok") {
+		t.Error(answer)
+	}
+	return answer
+}
+
+// loadRead reads the static files past the page cache.
+func loadRead(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
+	buf := make([]byte, 1<<20)
+	for !stop.Load() {
+		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("f%d", id)), os.O_RDONLY|unix.O_DIRECT, 0)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for n < staticSize {
+			m, err := f.ReadAt(buf[n:min(n+65536, len(buf))], int64(n))
+			if m == 0 {
+				return fmt.Errorf("read at %d: %w", n, err)
+			}
+			n += m
+			ops.Add(1)
+		}
+		f.Close()
+		if !bytes.Equal(buf[:n], staticData(uint64(2+id))) {
+			return errors.New("other data")
+		}
+	}
+	return nil
+}
+
+// loadWrite overwrites a file at random and verifies it against a copy.
+func loadWrite(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
+	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("w%d", id)), os.O_RDWR|os.O_CREATE, 0644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	rng := rand.New(rand.NewSource(int64(id)))
+	want := make([]byte, 1<<20)
+	if _, err := f.WriteAt(want, 0); err != nil {
+		return err
+	}
+	got := make([]byte, len(want))
+	for i := 0; !stop.Load(); i++ {
+		off := rng.Intn(len(want) - 1)
+		n := 1 + rng.Intn(min(20000, len(want)-off))
+		rng.Read(want[off : off+n])
+		if _, err := f.WriteAt(want[off:off+n], int64(off)); err != nil {
+			return err
+		}
+		ops.Add(1)
+		if i%16 == 0 {
+			if _, err := f.ReadAt(got, 0); err != nil {
+				return err
+			}
+			if !bytes.Equal(got, want) {
+				return errors.New("other data than written")
+			}
+		}
+		if i%64 == 0 {
+			if err := f.Sync(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loadNames makes, links, renames and removes names. None of these may be
+// applied twice: the second time would fail.
+func loadNames(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
+	base := filepath.Join(dir, fmt.Sprintf("d%d", id))
+	if err := os.Mkdir(base, 0755); err != nil {
+		return err
+	}
+	for i := 0; !stop.Load(); i++ {
+		name := func(s string) string { return filepath.Join(base, fmt.Sprintf("%s%d", s, i)) }
+		fd, err := unix.Open(name("a"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0600)
+		if err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		unix.Close(fd)
+		for _, step := range []func() error{
+			func() error { return os.Link(name("a"), name("b")) },
+			func() error { return unix.Renameat2(-1, name("b"), -1, name("c"), unix.RENAME_NOREPLACE) },
+			func() error { return os.Symlink("x", name("s")) },
+			func() error { return os.Mkdir(name("m"), 0700) },
+			func() error { return unix.Rename(name("m"), name("n")) },
+			func() error { return unix.Rmdir(name("n")) },
+			func() error { return unix.Unlink(name("a")) },
+			func() error { return unix.Unlink(name("s")) },
+			func() error { return unix.Unlink(name("c")) },
+		} {
+			if err := step(); err != nil {
+				return err
+			}
+			ops.Add(1)
+		}
+	}
+	return nil
+}
+
+// loadAppend appends numbered lines; none may be lost or be there twice.
+func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
+	path := filepath.Join(dir, fmt.Sprintf("log%d", id))
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := 0
+	for ; !stop.Load(); lines++ {
+		if _, err := fmt.Fprintf(f, "line %8d\n", lines); err != nil {
+			return err
+		}
+		ops.Add(1)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if len(b) != 14*lines {
+		return fmt.Errorf("%d bytes for %d lines", len(b), lines)
+	}
+	for i := range lines {
+		if got, want := string(b[14*i:14*i+14]), fmt.Sprintf("line %8d\n", i); got != want {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package fs_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapperMain is a process that holds a file open and mapped and answers, line
+// by line, what it can still do with it. A page fault on a mount must never
+// happen in the process that answers the mount's requests.
+func mapperMain() {
+	f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	st, _ := f.Stat()
+	maps := map[string][]byte{}
+	for name, flags := range map[string]int{"shared": unix.MAP_SHARED, "private": unix.MAP_PRIVATE} {
+		if maps[name], err = unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, flags); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("mapped")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		w := strings.Fields(in.Text())
+		fmt.Println(mapperDo(f, maps, w))
+	}
+}
+
+// mapperDo does one of: "shared OFF", "private OFF" (read a byte), "dirty OFF
+// BYTE" (write one), "pread OFF", "pwrite OFF BYTE",
+// "fstat", "fsync", "msync", "stat PATH", "readdir PATH", "create PATH".
+func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
+	debug.SetPanicOnFault(true)
+	defer func() {
+		if v := recover(); v != nil {
+			answer = "SIGBUS"
+		}
+	}()
+	arg := func(i int) int { n, _ := strconv.Atoi(w[i]); return n }
+	var err error
+	switch w[0] {
+	case "shared", "private":
+		return strconv.Itoa(int(maps[w[0]][arg(1)]))
+	case "dirty":
+		maps["shared"][arg(1)] = byte(arg(2))
+	case "pread":
+		b := make([]byte, 1)
+		if _, err = f.ReadAt(b, int64(arg(1))); err == nil {
+			return strconv.Itoa(int(b[0]))
+		}
+	case "pwrite":
+		_, err = f.WriteAt([]byte{byte(arg(2))}, int64(arg(1)))
+	case "pwritepage":
+		_, err = f.WriteAt(make([]byte, 4096), int64(arg(1)))
+	case "fstat":
+		_, err = f.Stat()
+	case "stat":
+		_, err = os.Stat(w[1])
+	case "readdir":
+		_, err = os.ReadDir(w[1])
+	case "create":
+		err = os.WriteFile(w[1], nil, 0644)
+	case "fsync":
+		err = f.Sync()
+	case "msync":
+		err = unix.Msync(maps["shared"], unix.MS_SYNC)
+	}
+	if err != nil {
+		if e := errnoOf(err); e != 0 {
+			return e.Error()
+		}
+		return err.Error()
+	}
+	return "ok"
+}
+
+// startMapper starts a process that maps a file.
+func startMapper(t *testing.T, path string) *worker {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], path)
+	cmd.Env = append(os.Environ(), roleEnv+"=mapper")
+	w := start(t, cmd)
+	w.expect(t, "mapped")
+	t.Cleanup(func() {
+		w.in.Close()
+		w.cmd.Wait()
+	})
+	return w
+}
+
+// say asks a mapper and checks its answer.
+func (w *worker) say(t *testing.T, line, want string) {
+	t.Helper()
+	if got := w.ask(t, line); got != want {
+		t.Errorf("%s: %q, want %q", line, got, want)
+	}
+}
