@@ -272,7 +272,7 @@ func (r *rig) close() {
 
 // users lists the processes that use a mount.
 func users(dir string) string {
-	out, _ := exec.Command("fuser", "-vm", dir).CombinedOutput()
+	out, _ := exec.Command("fuser", "-vm", dir).Output()
 	return strings.TrimSpace(string(out))
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +33,7 @@ func errnoOf(err error) syscall.Errno {
 func loadMain() {
 	dir := os.Args[2]
 	work := map[string]func(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error{
-		"read": loadRead, "write": loadWrite, "names": loadNames, "append": loadAppend,
+		"read": loadRead, "write": loadWrite, "names": loadNames, "append": loadAppend, "hammer": loadHammer,
 	}
 	var stop atomic.Bool
 	var ops atomic.Int64
@@ -202,6 +204,69 @@ func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error 
 	for i := range lines {
 		if got, want := string(b[14*i:14*i+14]), fmt.Sprintf("line %8d\n", i); got != want {
 			return fmt.Errorf("%q, want %q", got, want)
+		}
+	}
+	return nil
+}
+
+// loadHammer works until it is stopped, which is when everything is refused,
+// and then checks that it really is.
+func loadHammer(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
+	path := filepath.Join(dir, fmt.Sprintf("h%d", id))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 50_000)
+	round := func(check func(what string, err error) error) error {
+		_, err := f.WriteAt(buf, ops.Add(1)%50*1000)
+		if err := check("pwrite", err); err != nil {
+			return err
+		}
+		if _, err = f.ReadAt(buf, 0); err == io.EOF {
+			err = nil
+		}
+		if err := check("pread", err); err != nil {
+			return err
+		}
+		_, err = f.Stat()
+		if err := check("fstat", err); err != nil {
+			return err
+		}
+		_, err = os.ReadDir(dir)
+		if err := check("readdir", err); err != nil {
+			return err
+		}
+		return check("create", os.WriteFile(path+".x", buf[:100], 0600))
+	}
+	refused := false
+	for !stop.Load() {
+		err := round(func(what string, err error) error {
+			switch {
+			case errnoOf(err) == syscall.ENOKEY:
+				refused = true
+			case err != nil:
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if refused {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for range 3 {
+		err := round(func(what string, err error) error {
+			if errnoOf(err) != syscall.ENOKEY {
+				return fmt.Errorf("suspended, but %s: %v", what, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

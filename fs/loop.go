@@ -70,15 +70,18 @@ type reader struct {
 	in, out []byte
 }
 
-func newReader() *reader {
-	r := &reader{in: make([]byte, bufferSize), out: make([]byte, bufferSize)}
-	// The kernel fails a request with EIO, and for good, if it cannot copy it to
-	// the process that reads it. In one that is being killed no page can be
-	// faulted in any more, so all of them are made now.
-	for i := 0; i < len(r.in); i += os.Getpagesize() {
-		r.in[i] = 1
+// newReader makes a reader whose input buffer is populated and stays so: when a
+// worker is killed while the kernel copies a request into memory that has to be
+// faulted in, the kernel fails that request with EIO instead of keeping it for
+// the next worker. Readers are used again and never freed.
+func newReader() (*reader, error) {
+	in, err := unix.Mmap(-1, 0, bufferSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("allocate a request buffer: %w", err)
 	}
-	return r
+	_ = unix.Mlock(in) // beyond the limit of locked memory it is only likely to stay
+	return &reader{in: in, out: make([]byte, bufferSize)}, nil
 }
 
 // NewServer prepares to serve: it replays INIT, so that requests are decoded as
@@ -167,19 +170,30 @@ func (s *Server) takeOver() error {
 func (s *Server) finish(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.finishLocked(err)
+}
+
+func (s *Server) finishLocked(err error) {
 	if !s.mu.stopped {
 		s.mu.stopped, s.mu.err = true, err
 		close(s.stop)
 	}
 }
 
-// startLocked starts one more goroutine that reads.
+// startLocked starts one more goroutine that reads. Without memory for it there
+// are fewer.
 func (s *Server) startLocked() {
 	var r *reader
 	if n := len(s.mu.spare); n > 0 {
 		r, s.mu.spare = s.mu.spare[n-1], s.mu.spare[:n-1]
 	} else {
-		r = newReader()
+		var err error
+		if r, err = newReader(); err != nil {
+			if s.mu.readers == 0 {
+				s.finishLocked(err)
+			}
+			return
+		}
 	}
 	s.mu.readers++
 	s.mu.idle++
@@ -203,9 +217,7 @@ func (s *Server) again(r *reader) bool {
 	defer s.mu.Unlock()
 	if s.mu.idle >= idleReaders {
 		s.mu.readers--
-		if len(s.mu.spare) < s.cfg.Readers/4 {
-			s.mu.spare = append(s.mu.spare, r)
-		}
+		s.mu.spare = append(s.mu.spare, r)
 		return false
 	}
 	s.mu.idle++

@@ -6,6 +6,7 @@ import (
 	"cmkfs/meta"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // Lookup finds a name, "." and ".." included (for file handles of exports). A
@@ -18,6 +19,11 @@ func (a *adapter) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *
 	}
 	if err != nil {
 		return a.errs.status("lookup", h.NodeId, err)
+	}
+	if name == "." && at.Nlink == 0 {
+		// A handle of a file that was removed and that nobody has open any
+		// more, or the kernel would not ask: FORGET is on its way.
+		return fuse.Status(unix.ESTALE)
 	}
 	return a.entry("lookup", at, out)
 }

@@ -43,8 +43,8 @@ func (a *adapter) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, des
 	return uint32(copy(dest, v)), fuse.OK
 }
 
-// ListXAttr returns the names, each ended by a zero byte. The kernel hides
-// trusted ones from the unprivileged.
+// ListXAttr returns the names, each ended by a zero byte. Names that only the
+// privileged can read are not shown to others, which the kernel leaves to us.
 func (a *adapter) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	names, err := a.vol.ListXattr(h.NodeId)
 	if err != nil {
@@ -52,6 +52,9 @@ func (a *adapter) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (u
 	}
 	var list []byte
 	for _, n := range names {
+		if h.Uid != 0 && strings.HasPrefix(n, "trusted.") {
+			continue
+		}
 		list = append(append(list, n...), 0)
 	}
 	if len(list) > maxXattr {

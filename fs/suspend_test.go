@@ -1,0 +1,102 @@
+package fs_test
+
+import (
+	"log/slog"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"cmkfs/fs"
+)
+
+// Suspending ends access through whatever was open or mapped, and loses
+// nothing; afterwards the same descriptors and mappings work again.
+func TestServer_Suspend_EndsAccessAndKeepsData(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := newRig(t, realVolume(t), mode.cfg)
+			const size = 3 << 20
+			data := make([]byte, size)
+			for i := range data {
+				data[i] = byte(i >> 12)
+			}
+			must(t, os.WriteFile(r.path("f"), data, 0644))
+			must(t, os.Mkdir(r.path("d"), 0755))
+			must(t, os.WriteFile(r.path("d/g"), []byte("g"), 0644))
+			m := startMapper(t, r.path("f"))
+			for round := 1; round <= 3; round++ {
+				for off := 0; off < size; off += 200_000 {
+					m.say(t, "dirty "+strconv.Itoa(off)+" "+strconv.Itoa(100+round), "ok")
+				}
+				m.say(t, "pwrite 4097 "+strconv.Itoa(round), "ok")
+				m.say(t, "private 0", strconv.Itoa(100+round))
+				d := r.suspend(5*time.Second, syscall.ENOKEY)
+				if d.Writes == 0 || d.Refused != 0 || d.Overdue != 0 || d.Nodes < 4 {
+					t.Errorf("drained %+v", d)
+				}
+				a := fs.StartAnswerer(r.dev, syscall.ENOKEY, slog.Default())
+				_, err := r.dev.InvalidateAll(t.Context())
+				must(t, err)
+				for _, line := range []string{
+					"pread 0", "pread 1000000", "pwrite 0 1", "pwritepage 4096", "fstat", "stat " + r.path("d"), "stat " + r.path("d/g"),
+					"stat " + r.path("missing"), "readdir " + r.dir, "readdir " + r.path("d"), "create " + r.path("new"), "create " + r.path("f"),
+				} {
+					m.say(t, line, syscall.ENOKEY.Error())
+				}
+				for _, line := range []string{"shared 0", "private 0", "shared 1000000", "private 1000000", "dirty 0 1"} {
+					m.say(t, line, "SIGBUS")
+				}
+				a.Stop()
+				r.startWorker()
+				for off := 0; off < size; off += 200_000 {
+					m.say(t, "shared "+strconv.Itoa(off), strconv.Itoa(100+round))
+				}
+				m.say(t, "private 0", strconv.Itoa(100+round))
+				m.say(t, "pread 4097", strconv.Itoa(round))
+				m.say(t, "stat "+r.path("d/g"), "ok")
+				m.say(t, "readdir "+r.path("d"), "ok")
+				m.say(t, "fsync", "ok")
+			}
+		})
+	}
+}
+
+// Suspending under load: everything that is asked for fails or works, nothing
+// hangs, and the volume is whole afterwards.
+func TestServer_Suspend_UnderLoad(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := newRig(t, realVolume(t), mode.cfg)
+			for range 3 {
+				cmd := load{startLoad(t, "hammer", r.dir).worker}
+				time.Sleep(150 * time.Millisecond)
+				d := r.suspend(5*time.Second, syscall.ENOKEY)
+				if d.Refused != 0 || d.Overdue != 0 {
+					t.Errorf("drained %+v", d)
+				}
+				a := fs.StartAnswerer(r.dev, syscall.ENOKEY, slog.Default())
+				t.Log(cmd.stop(t))
+				a.Stop()
+				r.startWorker()
+			}
+		})
+	}
+}
+
+// Workers die under all kinds of load, and nothing notices.
+func TestServer_TakeOver_UnderLoad(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := newRig(t, realVolume(t), mode.cfg)
+			l := startLoad(t, "write,names,append", r.dir)
+			for range 20 {
+				time.Sleep(100 * time.Millisecond)
+				r.kill()
+				r.startWorker()
+			}
+			t.Log(l.stop(t))
+		})
+	}
+}
