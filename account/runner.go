@@ -132,12 +132,21 @@ func (r *Runner) Restore(ctx context.Context) error {
 	if err := r.post(ctx, LeaseEvent{Kind: EventOperatorRestore}); err != nil {
 		return err
 	}
-	return r.Settled(ctx)
+	return r.settled(ctx)
 }
 
 // Settled waits until the lease is neither suspending nor restoring. It
 // returns nil if volumes are or may be opened, and otherwise why they may not.
+// A key that has not answered since the daemon started is asked once more:
+// nothing was taken away, so nobody has to give it back.
 func (r *Runner) Settled(ctx context.Context) error {
+	if l := r.Lease(); l.State == StateSuspended && l.Resume {
+		return r.Restore(ctx)
+	}
+	return r.settled(ctx)
+}
+
+func (r *Runner) settled(ctx context.Context) error {
 	l, err := r.wait(ctx, func(l Lease) bool { return l.State != StateSuspending && l.State != StateRestoring })
 	if err != nil {
 		return err

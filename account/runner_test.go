@@ -248,6 +248,28 @@ func TestRunner_Automatic_ComesBack(t *testing.T) {
 	})
 }
 
+func TestRunner_Settled_AsksAgainAfterAnOutageAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{t: t}
+		h.mu.key = errGone
+		r := account.NewRunner(account.Lease{}, account.DefaultPolicy(), h)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { r.Run(ctx) })
+		var k *hsm.Error
+		if err := r.Settled(ctx); !errors.As(err, &k) || h.isOpen() {
+			t.Errorf("without the key: %v", err)
+		}
+		h.set(func() { h.mu.key = nil })
+		began := time.Now()
+		if err := r.Settled(ctx); err != nil || !h.isOpen() || time.Since(began) > time.Second {
+			t.Errorf("with it: %v after %s", err, time.Since(began))
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
 func TestRunner_SetPolicy_CountsAnew(t *testing.T) {
 	p := account.DefaultPolicy()
 	p.CheckInterval, p.OutageGrace = account.Duration(5*time.Hour), account.Duration(10*time.Hour)

@@ -94,6 +94,9 @@ func (c *accountUpdateCmd) Run(s *session) error {
 	if change.Key, err = c.config(current); err != nil {
 		return err
 	}
+	if change.Location == nil && change.Tags == nil && change.Policy == nil && change.Identity == nil && change.Key == nil {
+		return &usageError{message: "nothing to change: name what to change with a flag", hint: "see: cmkfsd account update --help"}
+	}
 	client, name, err := s.daemonFor()
 	if err != nil {
 		return err
