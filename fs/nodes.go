@@ -65,7 +65,7 @@ func NewNodeTable() (*NodeTable, error) {
 	head := make([]byte, 12)
 	copy(head, nodesMagic)
 	binary.NativeEndian.PutUint32(head[8:], nodesVersion)
-	if _, err := f.WriteAt(head, 0); err == nil {
+	if _, err = f.WriteAt(head, 0); err == nil {
 		err = f.Truncate(nodesSize)
 	}
 	if err != nil {

@@ -45,7 +45,7 @@ func damagedVolume(t *testing.T) (meta.Config, string) {
 	return cfg, dir
 }
 
-func edit(t *testing.T, path string, fn func(b []byte) []byte) {
+func editFile(t *testing.T, path string, fn func(b []byte) []byte) {
 	t.Helper()
 	b := must[[]byte](t)(os.ReadFile(path))
 	if err := os.WriteFile(path, fn(b), 0o600); err != nil {
@@ -87,29 +87,29 @@ func TestOpen_Damage_IsRefusedAndChangesNothing(t *testing.T) {
 		"no superblock": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "superblock")) },
 			func(err error) bool { return errors.Is(err, meta.ErrNoVolume) }},
 		"flipped bit in the superblock": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { b[60] ^= 1; return b })
+			editFile(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { b[60] ^= 1; return b })
 		}, corrupt},
 		"truncated superblock": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { return b[:100] })
+			editFile(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { return b[:100] })
 		}, corrupt},
 		"newer format": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { binary.LittleEndian.PutUint32(b[8:], 2); return b })
+			editFile(t, filepath.Join(dir, "superblock"), func(b []byte) []byte { binary.LittleEndian.PutUint32(b[8:], 2); return b })
 		}, version},
 		"no index": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "index.db")) }, corrupt},
 		"truncated index": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return b[:3*4096] })
+			editFile(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return b[:3*4096] })
 		}, corrupt},
 		"empty index": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return nil })
+			editFile(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { return nil })
 		}, corrupt},
 		"index of zeros": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { clear(b); return b })
+			editFile(t, filepath.Join(dir, "index.db"), func(b []byte) []byte { clear(b); return b })
 		}, corrupt},
 		"journal header damaged": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "journal", "00"), func(b []byte) []byte { b[50] ^= 1; return b })
+			editFile(t, filepath.Join(dir, "journal", "00"), func(b []byte) []byte { b[50] ^= 1; return b })
 		}, corrupt},
 		"journal file too short": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "journal", "01"), func(b []byte) []byte { return b[:5000] })
+			editFile(t, filepath.Join(dir, "journal", "01"), func(b []byte) []byte { return b[:5000] })
 		}, corrupt},
 		"journal folder empty": {func(t *testing.T, dir string) {
 			for _, n := range []string{"00", "01", "02", "03"} {
@@ -177,7 +177,7 @@ func TestRead_DamagedSegment_FailsOnlyThatBlock(t *testing.T) {
 	for _, path := range paths {
 		original := must[[]byte](t)(os.ReadFile(path))
 		for page := 1; page*4096 < len(original); page += 3 {
-			edit(t, path, func(b []byte) []byte { b[page*4096+17] ^= 4; return b })
+			editFile(t, path, func(b []byte) []byte { b[page*4096+17] ^= 4; return b })
 			v := openVolume(t, cfg)
 			failed := 0
 			for n := range 20 {

@@ -100,16 +100,6 @@ func (o *overlay) get(k key) ([]byte, bool) {
 	return it.val, ok
 }
 
-// scan calls fn for the items of (t, a, from…) in order until fn says stop.
-func (o *overlay) scan(from key, fn func(item) bool) {
-	o.tree.Ascend(item{key: from}, func(it item) bool {
-		if it.key.t != from.t || it.key.a != from.a {
-			return false
-		}
-		return fn(it)
-	})
-}
-
 // encodeCount and decodeCount are the values of the tables that count.
 func encodeCount(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
 
