@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"cmkfs/store"
 )
 
 // Params are the properties a volume is created with.
@@ -57,15 +59,27 @@ func Create(_ context.Context, cfg Config, p Params) error {
 	if err := createFiles(cfg, sb, timeToDisk(now())); err != nil {
 		return hostError(err)
 	}
-	f, err := cfg.Store.Create(superblockName, superblockSize)
+	return hostError(writeSuperblock(cfg.Store, sb))
+}
+
+// writeSuperblock makes the superblock, complete or not at all, once
+// everything else in the root folder is durable.
+func writeSuperblock(st store.Store, sb *Superblock) error {
+	if err := st.SyncDir(""); err != nil {
+		return err
+	}
+	f, err := st.Create(superblockTemp, superblockSize)
 	if err != nil {
-		return hostError(err)
+		return err
 	}
 	_, err = f.WriteAt(sb.marshal(), 0)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return hostError(err)
+		return err
 	}
-	return cfg.Store.SyncDir("")
+	if err := st.Rename(superblockTemp, superblockName); err != nil {
+		return err
+	}
+	return st.SyncDir("")
 }
 
 // createFiles makes everything but the superblock.

@@ -19,6 +19,7 @@ const FormatVersion = 1
 
 const (
 	superblockName  = "superblock"
+	superblockTemp  = "superblock.new"
 	superblockSize  = 4096
 	superblockMagic = "CMKFSVOL"
 	journalDir      = "journal"

@@ -82,11 +82,11 @@ func (s *segments) createLocked() error {
 	h := &fileHeader{magic: segmentMagic, volumeID: s.volumeID, number: s.mu.nextID}
 	rand.Read(h.salt[:])
 	cipher := h.sequence(s.base)
+	s.mu.nextID++ // whatever follows: the name may be taken
 	f, err := s.st.Create(segmentName(h.number), 0)
 	if err != nil {
 		return fmt.Errorf("create segment: %w", err)
 	}
-	s.mu.nextID++ // even if writing fails: the name is taken
 	if _, err := f.WriteAt(h.marshal(cipher), 0); err != nil {
 		return errors.Join(fmt.Errorf("begin segment: %w", err), f.Close(), s.st.Remove(segmentName(h.number)))
 	}

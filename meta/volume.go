@@ -125,7 +125,10 @@ func (v *Volume) update(c Caller, fn func(t *tx) error) (result uint64, replayed
 	if err != nil || replayed {
 		return result, replayed, err
 	}
-	return result, false, v.written(seq)
+	if err := v.written(seq); err != nil {
+		return 0, false, err // no caller may take a part for done
+	}
+	return result, false, nil
 }
 
 // updateQueued is update for an operation nobody waits for: its record is

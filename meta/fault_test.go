@@ -1,0 +1,309 @@
+package meta_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	"cmkfs/crypto"
+	"cmkfs/meta"
+	"cmkfs/store"
+)
+
+// faults are the ways in which a call to the store fails.
+var faults = map[string]store.Fault{
+	"EIO, not applied":    {Err: syscall.EIO},
+	"EIO, applied":        {Err: syscall.EIO, Applied: true},
+	"EIO, half written":   {Err: syscall.EIO, Short: true},
+	"ENOSPC, not applied": {Err: syscall.ENOSPC},
+}
+
+// faultRun plays a script on a store of which one call fails.
+type faultRun struct {
+	cfg   meta.Config
+	rec   *store.Recorder
+	fault *store.Faulty
+	v     *meta.Volume
+	dumps []string // what the volume may be after a crash of the host, the newest last
+}
+
+// open starts a worker. A fault in it is one that a next worker does not meet.
+func (r *faultRun) open() error {
+	var err error
+	if r.v, err = meta.Open(context.Background(), r.cfg); err == nil {
+		return nil
+	}
+	if r.rec.OpenFiles() != 0 {
+		return fmt.Errorf("a failed open left %d files open: %w", r.rec.OpenFiles(), err)
+	}
+	if !errors.Is(err, syscall.EIO) && !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("open hides the cause: %w", err)
+	}
+	if r.v, err = meta.Open(context.Background(), r.cfg); err != nil {
+		return fmt.Errorf("open after a fault: %w", err)
+	}
+	return nil
+}
+
+// restart ends a worker that has failed, and starts the next.
+func (r *faultRun) restart() error {
+	if err := r.v.Abandon(); err != nil && !errors.Is(err, meta.ErrFailed) {
+		return fmt.Errorf("abandon: %w", err)
+	}
+	if r.rec.OpenFiles() != 0 {
+		return fmt.Errorf("%d files left open", r.rec.OpenFiles())
+	}
+	return r.open()
+}
+
+func (r *faultRun) failed() bool {
+	select {
+	case <-r.v.Failed():
+		return true
+	default:
+		return false
+	}
+}
+
+// step does one operation. One that fails because of the fault is applied as a
+// whole or not at all; everything answered before is there; and done again it
+// succeeds, applied once.
+func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
+	got := o.run(r.v, caller(unique))
+	if o.kind == "copy" && got.err == nil {
+		o.length = min(o.length, int64(got.value))
+	}
+	next, want := o.apply(m)
+	r.dumps = append(r.dumps, next.dump())
+	if sameOutcome(o, got, want) && !r.failed() {
+		if o.kind == "sync" {
+			r.dumps = r.dumps[len(r.dumps)-1:]
+		}
+		return next, nil
+	}
+	if got.err == nil && !sameOutcome(o, got, want) {
+		return nil, fmt.Errorf("%v answered %v, want %v", o, got, want)
+	}
+	if r.failed() {
+		if err := r.hostCrash(); err != nil {
+			return nil, fmt.Errorf("%v failed (%w), then the host crashes: %w", o, got.err, err)
+		}
+		if err := r.restart(); err != nil {
+			return nil, err
+		}
+	}
+	text, err := dumpVolume(r.v)
+	if err != nil {
+		return nil, fmt.Errorf("after the fault: %w", err)
+	}
+	if text != next.dump() && (text != m.dump() || got.err == nil) {
+		return nil, fmt.Errorf("%v answered %v, but afterwards: %s", o, got, textDiff(text, next.dump()))
+	}
+	// The request was not answered, and the kernel sends it again.
+	if got = o.run(r.v, caller(unique)); !sameOutcome(o, got, want) {
+		return nil, fmt.Errorf("%v, sent again, answered %v, want %v", o, got, want)
+	}
+	if err := compare(r.v, next.dump()); err != nil {
+		return nil, fmt.Errorf("%v, sent again: %w", o, err)
+	}
+	return next, nil
+}
+
+// hostCrash checks that what was synced survives a crash of the host now.
+func (r *faultRun) hostCrash() error {
+	h := &history{cfg: r.cfg, dumps: r.dumps}
+	rec, err := r.rec.State(r.rec.Len(), func(store.Event) bool { return false })
+	if err != nil {
+		return err
+	}
+	defer rec.Close()
+	v, _, err := h.expect(rec, 0, len(r.dumps)-1)
+	if err != nil {
+		return err
+	}
+	return v.Abandon()
+}
+
+// play runs the script, and says whether the fault came.
+func (r *faultRun) play(script []op, checkpointAt int) error {
+	m := newModel()
+	r.dumps = []string{m.dump()}
+	if err := r.open(); err != nil {
+		return err
+	}
+	for i, o := range script {
+		if i == checkpointAt {
+			if err := r.v.Checkpoint(); err != nil {
+				if err := r.restart(); err != nil {
+					return fmt.Errorf("after a failed checkpoint: %w", err)
+				}
+			}
+			if err := compare(r.v, m.dump()); err != nil {
+				return fmt.Errorf("after a checkpoint: %w", err)
+			}
+		}
+		next, err := r.step(m, o, i)
+		if err != nil {
+			return fmt.Errorf("operation %d: %w", i, err)
+		}
+		m = next
+	}
+	// Nothing fails any more: the volume is whole, and stays it.
+	if err := r.v.Close(context.Background()); err != nil && !errors.Is(err, meta.ErrFailed) {
+		return fmt.Errorf("close: %w", err)
+	}
+	if r.rec.OpenFiles() != 0 {
+		return fmt.Errorf("close left %d files open", r.rec.OpenFiles())
+	}
+	h := &history{cfg: r.cfg}
+	v, err := h.reopen(r.rec)
+	if err != nil {
+		return fmt.Errorf("open at the end: %w", err)
+	}
+	if err := errors.Join(compare(v, m.dump()), v.Sync(context.Background()), v.Abandon()); err != nil {
+		return fmt.Errorf("at the end: %w", err)
+	}
+	r.dumps = []string{m.dump()}
+	if err := r.hostCrash(); err != nil {
+		return fmt.Errorf("crash at the end: %w", err)
+	}
+	return h.check(r.rec)
+}
+
+// TestVolume_FailsEveryCall fails the first call of a script to the store, the
+// second, and so on until none is left to fail.
+func TestVolume_FailsEveryCall(t *testing.T) {
+	dir := shm(t)
+	for seed := uint64(1); seed <= 3; seed++ {
+		script := faultScript(seed, 20)
+		for name, fault := range faults {
+			for n := 0; ; n++ {
+				hit, err := failNth(dir, script, n, fault)
+				if err != nil {
+					t.Fatalf("seed %d, %s, call %d: %v", seed, name, n, err)
+				}
+				if !hit {
+					if n < 30 {
+						t.Errorf("seed %d: only %d calls", seed, n)
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
+// faultScript makes operations that all succeed when nothing fails.
+func faultScript(seed uint64, n int) (script []op) {
+	g := &generator{rnd: rand.New(rand.NewPCG(seed, 2)), seeds: seed * 7000}
+	m := newModel()
+	for len(script) < n {
+		o := g.next(m)
+		if o.kind == "copy" {
+			continue // may do less than asked for, depending on what is where
+		}
+		next, out := o.apply(m)
+		if out.err == nil {
+			script, m = append(script, o), next
+		}
+	}
+	return script
+}
+
+func failNth(dir string, script []op, n int, fault store.Fault) (hit bool, err error) {
+	rec, err := store.NewRecorder(dir)
+	if err != nil {
+		return false, err
+	}
+	defer rec.Close()
+	r := &faultRun{rec: rec}
+	r.cfg = meta.Config{Store: rec, Key: crypto.Key{9}, VolumeID: [16]byte{8}, Now: clock()}
+	err = meta.Create(context.Background(), r.cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(r.cfg.Key, r.cfg.VolumeID[:])})
+	if err != nil {
+		return false, err
+	}
+	r.fault = store.NewFaulty(rec, func(op store.Op) *store.Fault {
+		if op.N != n {
+			return nil
+		}
+		hit = true
+		return &fault
+	})
+	r.cfg.Store = r.fault
+	err = r.play(script, len(script)/2)
+	return hit, err
+}
+
+// TestCreate_FailsEveryCall: a format that fails leaves no volume, or a good
+// one, and never one that is half made.
+func TestCreate_FailsEveryCall(t *testing.T) {
+	dir := shm(t)
+	for name, fault := range faults {
+		for n := 0; ; n++ {
+			rec, err := store.NewRecorder(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hit := false
+			faulty := store.NewFaulty(rec, func(op store.Op) *store.Fault {
+				if op.N != n {
+					return nil
+				}
+				hit = true
+				return &fault
+			})
+			h := &history{cfg: meta.Config{Store: faulty, Key: crypto.Key{9}, VolumeID: [16]byte{8}}}
+			err = meta.Create(context.Background(), h.cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(h.cfg.Key, h.cfg.VolumeID[:])})
+			if rec.OpenFiles() != 0 {
+				t.Errorf("%s, call %d: %d files left open", name, n, rec.OpenFiles())
+			}
+			v, openErr := h.reopen(rec)
+			if openErr == nil {
+				if err := errors.Join(compare(v, newModel().dump()), v.Abandon(), h.check(rec)); err != nil {
+					t.Errorf("%s, call %d: %v", name, n, err)
+				}
+			} else if !errors.Is(openErr, meta.ErrNoVolume) {
+				t.Errorf("%s, call %d: create says %v, open %v", name, n, err, openErr)
+			}
+			rec.Close()
+			if !hit {
+				if n < 15 || err != nil || openErr != nil {
+					t.Errorf("%s: only %d calls, create: %v, open: %v", name, n, err, openErr)
+				}
+				break
+			}
+		}
+	}
+}
+
+// TestCreate_CrashesEverywhere: the same for a crash of the host.
+func TestCreate_CrashesEverywhere(t *testing.T) {
+	rec, err := store.NewRecorder(shm(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rec.Close()
+	h := &history{cfg: format(t, rec)}
+	for upto := range rec.Len() + 1 {
+		for _, keep := range keeps {
+			crashed, err := rec.State(upto, keep.make(rand.New(rand.NewPCG(1, uint64(upto)))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := h.reopen(crashed)
+			switch {
+			case err == nil:
+				err = errors.Join(compare(v, newModel().dump()), v.Abandon(), h.check(crashed))
+			case upto < rec.Len() && errors.Is(err, meta.ErrNoVolume):
+				err = nil
+			}
+			if err != nil {
+				t.Errorf("event %d of %d, keeps %s: %v", upto, rec.Len(), keep.name, err)
+			}
+			crashed.Close()
+		}
+	}
+}
