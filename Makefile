@@ -14,7 +14,9 @@ export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
 # so that they do not disturb each other's deadlines.
 MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./internal/...
 
-.PHONY: build test race lint fuzz bench bench-quick demo ci deps clean
+SOAKTIME ?= 2m
+
+.PHONY: build test race lint fuzz soak bench bench-quick demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -31,6 +33,9 @@ lint:                   ## gofmt, vet, staticcheck, shell syntax
 
 fuzz:                   ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
+
+soak: deps build        ## random deaths of processes under load, for SOAKTIME
+	go run ./scripts/soak -time $(SOAKTIME)
 
 bench: build            ## all workloads, three repetitions, against native and gocryptfs
 	scripts/install-deps bench

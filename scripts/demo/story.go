@@ -32,7 +32,7 @@ func (d *demo) story() error {
 	if err != nil {
 		return err
 	}
-	tokenURI, err := d.makeToken()
+	tokenURI, err := d.MakeToken()
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (d *demo) story() error {
 	d.Say("a process holds fmt/print.go open and mapped")
 	d.Show(before)
 	disabled := time.Now()
-	if err := errors.Join(emulator.setKey("disable"), d.setToken("disable")); err != nil {
+	if err := errors.Join(emulator.setKey("disable"), d.SetToken("disable")); err != nil {
 		return err
 	}
 	if err := d.AwaitAll(30*time.Second, "suspended"); err != nil {
@@ -142,7 +142,7 @@ func (d *demo) story() error {
 	}
 	d.Say("too early, restore-access says:")
 	d.Show(r.Stderr)
-	if err := errors.Join(emulator.setKey("enable"), d.setToken("restore")); err != nil {
+	if err := errors.Join(emulator.setKey("enable"), d.SetToken("restore")); err != nil {
 		return err
 	}
 	for _, account := range []string{vaultAccount, tokenAccount} {

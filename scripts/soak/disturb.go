@@ -71,7 +71,10 @@ func (s *soak) killAgent() error {
 	if err != nil || st.KeyAgentPID == 0 {
 		return err
 	}
-	return syscall.Kill(st.KeyAgentPID, syscall.SIGKILL)
+	if err := syscall.Kill(st.KeyAgentPID, syscall.SIGKILL); err != syscall.ESRCH {
+		return err
+	}
+	return nil
 }
 
 // suspend locks the volume, during which operations fail, and restores access.

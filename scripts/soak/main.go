@@ -81,11 +81,16 @@ func (s *soak) run(length time.Duration, seed uint64) error {
 	if err := os.Mkdir(s.mount, 0o755); err != nil {
 		return err
 	}
+	key, err := s.MakeToken()
+	if err != nil {
+		return err
+	}
 	if err := s.serve(); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
 		{"account", "create", "--name", "a"},
+		{"account", "update", "--pkcs11-uri", key, "--check-interval", "1s"},
 		{"volume", "create", "--name", "v"},
 		{"volume", "mount", "v", s.mount},
 	} {
@@ -108,7 +113,7 @@ func (s *soak) run(length time.Duration, seed uint64) error {
 			}
 		})
 	}
-	err := s.disturb(length)
+	err = s.disturb(length)
 	cancel()
 	wg.Wait()
 	select {

@@ -31,11 +31,13 @@ import (
 
 // Status is everything the daemon knows about its accounts now.
 type Status struct {
-	PID      int             `json:"pid,omitempty"` // of the daemon
-	Version  string          `json:"version,omitempty"`
-	Started  time.Time       `json:"started,omitzero"`
-	Resend   bool            `json:"resend"` // the kernel repeats requests of a worker that died
-	Accounts []AccountStatus `json:"accounts"`
+	PID int `json:"pid,omitempty"` // of the daemon
+	// KeyAgentPID is the key agent's process; it is another one after each use.
+	KeyAgentPID int             `json:"keyAgentPid,omitempty"`
+	Version     string          `json:"version,omitempty"`
+	Started     time.Time       `json:"started,omitzero"`
+	Resend      bool            `json:"resend"` // the kernel repeats requests of a worker that died
+	Accounts    []AccountStatus `json:"accounts"`
 }
 
 // AccountStatus is one account with its lease.
