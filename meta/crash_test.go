@@ -100,7 +100,7 @@ func (h *history) goOn(v *meta.Volume, rec *store.Recorder, rnd *rand.Rand, k in
 	for j, d := range h.dumps {
 		numbers[h.models[j].nextIno] = d == h.dumps[k] || numbers[h.models[j].nextIno]
 	}
-	m := &model{h.models[k].nodes, h.models[k].nextIno}
+	m := &model{meta.RootIno, h.models[k].nodes, h.models[k].nextIno}
 	g := &generator{rnd: rnd, seeds: uint64(rnd.Uint32()) << 20}
 	for i := range 3 {
 		o := g.next(m)
@@ -254,17 +254,24 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 	return nil
 }
 
+// crashStates is how many states a test tries.
+func crashStates(t *testing.T, usual int) int {
+	t.Helper()
+	s := os.Getenv("CMKFS_CRASH_STATES")
+	if s == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // TestVolume_CrashExplorer tries crashes at every event of random histories.
 // CMKFS_CRASH_STATES says how many states to try.
 func TestVolume_CrashExplorer(t *testing.T) {
-	budget := 20_000
-	if s := os.Getenv("CMKFS_CRASH_STATES"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		budget = n
-	}
+	budget := crashStates(t, 20_000)
 	dir := shm(t)
 	tried := 0
 	first, _ := strconv.ParseUint(os.Getenv("CMKFS_CRASH_SEED"), 10, 64)

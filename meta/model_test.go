@@ -17,6 +17,7 @@ import (
 // model is what a volume should be: plain maps, no format, no durability. A
 // model is never changed; operations make new ones that share the rest.
 type model struct {
+	root    uint64 // of the tree the model describes
 	nodes   map[uint64]*node
 	nextIno uint64
 }
@@ -35,9 +36,13 @@ type node struct {
 
 const page = 4096
 
-func newModel() *model {
+// newModel is a new volume.
+func newModel() *model { return newTree(meta.RootIno) }
+
+// newTree is an empty directory, made with the same owner and mode.
+func newTree(ino uint64) *model {
 	root := &node{mode: unix.S_IFDIR | 0o755, nlink: 2, parent: meta.RootIno, entries: map[string]uint64{}}
-	return &model{nodes: map[uint64]*node{meta.RootIno: root}, nextIno: meta.RootIno + 1}
+	return &model{root: ino, nodes: map[uint64]*node{ino: root}, nextIno: ino + 1}
 }
 
 // draft returns a copy of the model to change, in which node returns nodes that
@@ -48,7 +53,7 @@ type draft struct {
 }
 
 func (m *model) draft() *draft {
-	return &draft{&model{maps.Clone(m.nodes), m.nextIno}, map[uint64]bool{}}
+	return &draft{&model{m.root, maps.Clone(m.nodes), m.nextIno}, map[uint64]bool{}}
 }
 
 func (e *draft) node(ino uint64) *node {
@@ -175,7 +180,7 @@ func (m *model) dump() string {
 			}
 		}
 	}
-	walk("", meta.RootIno)
+	walk("", m.root)
 	for _, ino := range m.orphans() {
 		walk("orphan", ino)
 	}
@@ -184,6 +189,11 @@ func (m *model) dump() string {
 
 // dumpVolume describes an open volume in the same way.
 func dumpVolume(v *meta.Volume) (string, error) {
+	return dumpTree(v, meta.RootIno, func(uint64) bool { return true })
+}
+
+// dumpTree describes a directory, and those orphans that are mine.
+func dumpTree(v *meta.Volume, root uint64, mine func(ino uint64) bool) (string, error) {
 	var b strings.Builder
 	seen := map[uint64]bool{}
 	var walk func(path string, ino uint64) error
@@ -240,10 +250,10 @@ func dumpVolume(v *meta.Volume) (string, error) {
 		}
 		return nil
 	}
-	if err := walk("", meta.RootIno); err != nil {
+	if err := walk("", root); err != nil {
 		return "", err
 	}
-	orphans := v.Orphans()
+	orphans := slices.DeleteFunc(v.Orphans(), func(ino uint64) bool { return !mine(ino) })
 	slices.Sort(orphans)
 	for _, ino := range orphans {
 		if err := walk("orphan", ino); err != nil {

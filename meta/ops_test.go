@@ -315,7 +315,7 @@ func (o op) remove(e *draft) error {
 // inside reports whether directory ino is top or below it.
 func (m *model) inside(ino, top uint64) bool {
 	for ; ino != top; ino = m.nodes[ino].parent {
-		if ino == meta.RootIno {
+		if ino == m.root {
 			return false
 		}
 	}

@@ -1,0 +1,172 @@
+package meta_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"cmkfs/meta"
+	"cmkfs/store"
+)
+
+// lane is one of several concurrent users of a volume, in a directory of its
+// own, with a model of that directory.
+type lane struct {
+	steps  []step
+	models []*model
+	dumps  []string
+	mine   map[uint64]bool // inodes it ever made
+}
+
+// playLanes lets several lanes work at once, and the volume checkpoint as it
+// pleases.
+func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history, []*lane) {
+	t.Helper()
+	rec, err := store.NewRecorder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rec.Close() })
+	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
+	v, err := h.reopen(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]*lane, lanes)
+	for i := range all {
+		a, err := v.Mkdir(meta.Caller{}, meta.RootIno, fmt.Sprint("lane", i), 0o755)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := newTree(a.Ino)
+		all[i] = &lane{models: []*model{m}, dumps: []string{m.dump()}, mine: map[uint64]bool{}}
+	}
+	if err := v.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	h.begin = rec.Len()
+	var wg sync.WaitGroup
+	for i, l := range all {
+		wg.Go(func() {
+			g := &generator{rnd: rand.New(rand.NewPCG(seed, uint64(i))), seeds: (seed*10 + uint64(i)) * 1000}
+			for j := range ops {
+				if err := l.step(v, rec, g); err != nil {
+					t.Errorf("seed %d, lane %d, operation %d: %v", seed, i, j, err)
+					return
+				}
+				if g.rnd.IntN(30) == 0 {
+					if err := v.Checkpoint(); err != nil {
+						t.Errorf("seed %d: checkpoint: %v", seed, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := v.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	return h, all
+}
+
+func (l *lane) step(v *meta.Volume, rec *store.Recorder, g *generator) error {
+	m := l.models[len(l.models)-1]
+	o := g.next(m)
+	s := step{op: o, start: rec.Len(), durable: o.kind == "sync"}
+	got := o.run(v, meta.Caller{})
+	s.end = rec.Len()
+	if got.err == nil && o.kind == "copy" {
+		o.length = min(o.length, int64(got.value))
+	}
+	if got.err == nil && o.newInode() { // the others take numbers, too
+		l.mine[got.value] = true
+		m = &model{m.root, m.nodes, got.value}
+	}
+	next, want := o.apply(m)
+	if !sameOutcome(o, got, want) {
+		return fmt.Errorf("%v answered %v, want %v", o, got, want)
+	}
+	l.steps, l.models, l.dumps = append(l.steps, s), append(l.models, next), append(l.dumps, next.dump())
+	return nil
+}
+
+// expect checks that the lane's directory is as after [lo, hi] of its
+// operations.
+func (l *lane) expect(v *meta.Volume, lo, hi int) error {
+	got, err := dumpTree(v, l.models[0].root, func(ino uint64) bool { return l.mine[ino] })
+	if err != nil {
+		return err
+	}
+	for k := lo; k <= hi; k++ {
+		if got == l.dumps[k] {
+			return nil
+		}
+	}
+	for k, d := range l.dumps {
+		if got == d {
+			return fmt.Errorf("the first %d operations are there, want %d to %d", k, lo, hi)
+		}
+	}
+	return fmt.Errorf("no state of the history; nearest to %d operations: %s", lo, textDiff(got, l.dumps[lo]))
+}
+
+// TestVolume_ConcurrentCrashes tries crashes of process and host at the events
+// of histories made by several users at once.
+func TestVolume_ConcurrentCrashes(t *testing.T) {
+	dir := shm(t)
+	tried := 0
+	for seed := uint64(1); tried < crashStates(t, 2000) && !t.Failed(); seed++ {
+		h, lanes := playLanes(t, dir, seed, 4, 25)
+		rnd := rand.New(rand.NewPCG(seed, 99))
+		for upto := h.begin; upto <= h.rec.Len() && !t.Failed(); upto += 1 + rnd.IntN(3) {
+			var rec *store.Recorder
+			var err error
+			process := rnd.IntN(3) == 0
+			if process {
+				rec, err = h.rec.Killed(upto)
+			} else {
+				rec, err = h.rec.State(upto, pick(rnd, keeps).make(rnd))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := h.expectLanes(rec, lanes, upto, process); err != nil {
+				t.Errorf("seed %d, event %d of %d, process %v: %v", seed, upto, h.rec.Len(), process, err)
+			}
+			rec.Close()
+			tried++
+		}
+	}
+	t.Logf("%d states", tried)
+}
+
+func (h *history) expectLanes(rec *store.Recorder, lanes []*lane, upto int, process bool) error {
+	v, err := h.reopen(rec)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	for i, l := range lanes {
+		own := history{steps: l.steps}
+		lo, answered, hi := own.bounds(upto)
+		for _, other := range lanes { // anybody's sync is for everybody
+			for _, s := range other.steps {
+				if s.durable && s.end <= upto {
+					_, before, _ := own.bounds(s.start)
+					lo = max(lo, before)
+				}
+			}
+		}
+		if process {
+			lo = answered
+		}
+		if err = l.expect(v, lo, hi); err != nil {
+			err = fmt.Errorf("lane %d: %w", i, err)
+			break
+		}
+	}
+	return errors.Join(err, v.Abandon(), h.check(rec))
+}
