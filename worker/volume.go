@@ -52,6 +52,14 @@ func (w *process) format(dir store.Store, f Format) int {
 // check looks for damage and reports it as it is found.
 func (w *process) check(dir store.Store, c Check) int {
 	cfg, err := w.unlock(dir)
+	if err != nil && classOf(err) == ClassCorrupt {
+		// Without its superblock nothing else of a volume can be looked at.
+		f := Finding{Code: int(meta.FindSuperblock), Where: "superblock", Text: err.Error()}
+		if w.conn.Send(Reply{Finding: &f}) != nil {
+			return ExitOrphan
+		}
+		return w.done(1)
+	}
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
