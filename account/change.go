@@ -177,6 +177,7 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		if err == nil && (key.PKCS11 == nil || info.KeyID == old.Wrapped.KeyID) {
 			same.KeyInfo = info
 			*old = same
+			a.Identity.PrincipalID = info.PrincipalID
 			return a.checkRegion(info)
 		}
 		if err != nil && (key.PKCS11 == nil || *key.PKCS11 == *old.Key.PKCS11) {
@@ -199,6 +200,7 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 	if err := a.checkRegion(k.KeyInfo); err != nil {
 		return err
 	}
+	a.Identity.PrincipalID = k.KeyInfo.PrincipalID
 	if old != nil {
 		*old = k // no volume needs the old one
 	} else {

@@ -153,7 +153,7 @@ func TestAccount_View(t *testing.T) {
 	a := newAccount("a")
 	a.Identity = account.Identity{Type: account.IdentitySystemAssigned, PrincipalID: "p"}
 	const version = "0123456789abcdef0123456789abcdef"
-	a.AEKs = append(a.AEKs, account.AEKRecord{ID: "k2", Source: hsm.SourceKeyVault, Key: *azureKey("k"), Wrapped: hsm.Wrapped{KeyID: "https://v/keys/k/" + version}})
+	a.AEKs = append(a.AEKs, account.AEKRecord{ID: "k2", Source: hsm.SourceKeyVault, Key: *azureKey("k"), Wrapped: hsm.Wrapped{KeyID: "https://acme.vault.azure.net/keys/k/" + version}})
 	v := a.View(true, false)
 	kv := v.Encryption.KeyVaultProperties
 	if v.Encryption.KeySource != hsm.SourceKeyVault || kv == nil || kv.KeyVersion != version || kv.Status != account.KeyStatusInUse || v.Encryption.Identity.PrincipalID != "p" {

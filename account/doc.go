@@ -2,7 +2,7 @@
 // there are, which customer-managed key guards them, what happened to them,
 // and whether their volumes may be open right now.
 //
-//   - records.go, settings.go, keyuri.go, location.go: what an account is;
+//   - records.go, settings.go, location.go: what an account is;
 //     change.go, view.go: how it changes and how it is shown
 //   - dir.go, volumes.go, atomic.go: the state directory on disk
 //   - events.go: the audit log

@@ -2,7 +2,6 @@ package account_test
 
 import (
 	"encoding/json"
-	"errors"
 	"testing"
 	"time"
 
@@ -18,41 +17,6 @@ func TestNormalizeLocation(t *testing.T) {
 	for _, in := range []string{"", "mars", "west-europe"} {
 		if _, err := account.NormalizeLocation(in); err == nil {
 			t.Errorf("%q was accepted", in)
-		}
-	}
-}
-
-func TestParseKeyURI(t *testing.T) {
-	const version = "0123456789abcdef0123456789abcdef"
-	for in, want := range map[string][3]string{
-		"https://v.vault.azure.net/keys/k":                 {"https://v.vault.azure.net/", "k", ""},
-		"https://V.vault.azure.net/keys/k/":                {"https://v.vault.azure.net/", "k", ""},
-		"https://m.managedhsm.azure.net/keys/k/" + version: {"https://m.managedhsm.azure.net/", "k", version},
-		"https://localhost:8443/keys/my-key":               {"https://localhost:8443/", "my-key", ""},
-	} {
-		vault, name, ver, err := account.ParseKeyURI(in)
-		if err != nil || [3]string{vault, name, ver} != want {
-			t.Errorf("%s: %q %q %q %v", in, vault, name, ver, err)
-		}
-	}
-	for _, in := range []string{
-		"", "k", "http://v/keys/k", "https:///keys/k", "https://v.vault.azure.net", "https://v/keys", "https://v/keys/",
-		"https://v/secrets/s", "https://v/keys/k/1", "https://v/keys/k/" + version + "/x", "https://v/keys/k?x=1",
-		"https://u:p@v/keys/k", "https://v/keys/k#f", "https://v/keys/a_b", "https://v/keys/%6b", "pkcs11:token=T", "https://v:port/keys/k",
-	} {
-		if _, _, _, err := account.ParseKeyURI(in); !errors.Is(err, account.ErrVaultURI) {
-			t.Errorf("%q: %v", in, err)
-		}
-	}
-	if got, err := account.ParseVaultURI("https://v.vault.azure.net"); err != nil || got != "https://v.vault.azure.net/" {
-		t.Errorf("vault: %q %v", got, err)
-	}
-	if _, err := account.ParseVaultURI("https://v.vault.azure.net/keys/k"); !errors.Is(err, account.ErrVaultURI) {
-		t.Errorf("key instead of vault: %v", err)
-	}
-	for in, ok := range map[string]bool{"10.0.0.4": true, "10.0.0.4:443": true, "[::1]:443": true, "::1": true, "vault": false, "": false} {
-		if err := account.ParsePrivateEndpoint(in); (err == nil) != ok {
-			t.Errorf("private endpoint %q: %v", in, err)
 		}
 	}
 }

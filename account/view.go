@@ -86,7 +86,7 @@ func (a *Account) View(inUse, failing bool) View {
 	switch k.Source {
 	case hsm.SourceKeyVault:
 		version := k.Key.Azure.KeyVersion
-		if _, _, pinned, err := ParseKeyURI(k.Wrapped.KeyID); err == nil {
+		if _, _, pinned, err := hsm.ParseKeyURI(k.Wrapped.KeyID); err == nil {
 			version = pinned
 		}
 		v.Encryption.KeyVaultProperties = &KeyVaultProperties{

@@ -52,6 +52,7 @@ type Info struct {
 	Expires       time.Time `json:"expires,omitzero"`
 	RecoveryLevel string    `json:"recoveryLevel,omitempty"`
 	Region        string    `json:"region,omitempty"`
+	PrincipalID   string    `json:"principalId,omitempty"` // the object id of who asked, as the vault sees it
 }
 
 // Kind classes a failure by what it says about the customer's will.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"cmkfs/account"
@@ -116,8 +117,10 @@ func (f *keyFlags) azureConfig(current *hsm.Config) (*hsm.Config, error) {
 		a.KeyVaultResourceID = f.KeyvaultResourceID
 	}
 	if f.KeyVaultPrivateEndpoint != "" {
-		if err := account.ParsePrivateEndpoint(f.KeyVaultPrivateEndpoint); err != nil {
-			return nil, err
+		_, addrErr := netip.ParseAddr(f.KeyVaultPrivateEndpoint)
+		_, portErr := netip.ParseAddrPort(f.KeyVaultPrivateEndpoint)
+		if addrErr != nil && portErr != nil {
+			return nil, &usageError{message: fmt.Sprintf("%q is not an IP address with or without a port", f.KeyVaultPrivateEndpoint)}
 		}
 		a.PrivateEndpoint = f.KeyVaultPrivateEndpoint
 	}
@@ -136,11 +139,11 @@ func (f *keyFlags) nameAzureKey(a *hsm.AzureConfig) (err error) {
 		if f.KeyVaultURI+f.KeyName+f.KeyVersion != "" {
 			return &usageError{message: "--key-uri names the whole key: leave out --key-vault-uri, --key-name and --key-version"}
 		}
-		a.VaultURI, a.KeyName, a.KeyVersion, err = account.ParseKeyURI(f.KeyURI)
+		a.VaultURI, a.KeyName, a.KeyVersion, err = hsm.ParseKeyURI(f.KeyURI)
 		return err
 	}
 	if f.KeyVaultURI != "" {
-		if a.VaultURI, err = account.ParseVaultURI(f.KeyVaultURI); err != nil {
+		if a.VaultURI, err = hsm.ParseVaultURI(f.KeyVaultURI); err != nil {
 			return err
 		}
 	}
@@ -153,7 +156,7 @@ func (f *keyFlags) nameAzureKey(a *hsm.AzureConfig) (err error) {
 	if a.VaultURI == "" || a.KeyName == "" {
 		return &usageError{message: "which key? Name it with --key-uri, or with --key-vault-uri and --key-name"}
 	}
-	return account.CheckKeyName(a.KeyName, a.KeyVersion)
+	return hsm.CheckKeyName(a.KeyName, a.KeyVersion)
 }
 
 func (f *keyFlags) pkcs11Config(current *hsm.Config) (*hsm.Config, error) {

@@ -62,8 +62,11 @@ var hints = []struct {
 	{account.ErrDaemonRuns, "use that daemon, or stop it first"},
 	{account.ErrRekey, "delete those volumes first, or put the new key into a new account"},
 	{account.ErrNotEmpty, "delete its volumes first: cmkfsd volume delete V"},
-	{account.ErrVaultURI, "copy the key identifier from the vault: https://NAME.vault.azure.net/keys/KEY[/VERSION]"},
 }
+
+// badURI is the reason of an hsm.Error about a URI that names no key. It is the
+// command that is wrong then, not the key.
+const badURI = "BadURI"
 
 // usageError is a command that cannot be understood.
 type usageError struct{ message, hint string }
@@ -108,8 +111,12 @@ func classify(err error) (exit int, hint string) {
 	if errors.As(err, &findings) {
 		return exitFindings, "restore what is damaged from a backup; everything else can be copied from the mounted volume"
 	}
-	row := exits[api.ErrorOf(err).Code]
+	class := api.ErrorOf(err)
+	row := exits[class.Code]
 	exit, hint = row.exit, row.hint
+	if class.Reason == badURI {
+		exit, hint = exitUsage, "a key is https://NAME.vault.azure.net/keys/KEY[/VERSION] or pkcs11:token=T;object=K?module-path=LIB&pin-source=file:FILE"
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			hint = h.hint

@@ -140,6 +140,7 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 		info = infoOf(r.Attributes)
 		if raw != nil {
 			info.Region = raw.Header.Get("x-ms-keyvault-region")
+			info.PrincipalID = principal(raw.Request)
 		}
 		if j := r.Key; j != nil {
 			if j.KID != nil {

@@ -81,7 +81,7 @@ func ErrorOf(err error) *Error {
 	switch {
 	case errors.As(err, &keyErr):
 		e.Code, e.Reason = Code(keyErr.Kind), keyErr.Reason
-	case errors.As(err, &name), errors.Is(err, account.ErrInvalid), errors.Is(err, account.ErrVaultURI), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
+	case errors.As(err, &name), errors.Is(err, account.ErrInvalid), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
 		e.Code = CodeInvalid
 	case errors.As(err, &ver):
 		e.Code = CodeVersion
