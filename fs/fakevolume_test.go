@@ -24,9 +24,9 @@ type memVolume struct {
 	nodes     map[uint64]*memNode
 	last      uint64
 	forgotten map[uint64]int
-	// block, if set, holds up every Read until it is closed.
-	block chan struct{}
-	syncs int
+
+	blockReads bool // reads never end
+	slowWrites bool // each takes a while
 }
 
 type memNode struct {
@@ -132,11 +132,8 @@ func (v *memVolume) Unlink(_ meta.Caller, parent uint64, name string) error {
 }
 
 func (v *memVolume) Read(ino uint64, dst []byte, off int64) (int, error) {
-	v.mu.Lock()
-	block := v.block
-	v.mu.Unlock()
-	if block != nil {
-		<-block
+	if v.blockReads {
+		select {}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -148,6 +145,9 @@ func (v *memVolume) Read(ino uint64, dst []byte, off int64) (int, error) {
 }
 
 func (v *memVolume) Write(_ meta.Caller, ino uint64, data []byte, off int64) (int, error) {
+	if v.slowWrites {
+		time.Sleep(20 * time.Millisecond)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n, err := v.node(ino)
@@ -186,12 +186,7 @@ func (v *memVolume) ListXattr(uint64) ([]string, error)      { return nil, nil }
 func (v *memVolume) Statfs() (meta.Usage, error)             { return meta.Usage{FreeBytes: 1 << 30}, nil }
 func (v *memVolume) Orphans() []uint64                       { return nil }
 
-func (v *memVolume) Sync(context.Context) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.syncs++
-	return nil
-}
+func (v *memVolume) Sync(context.Context) error { return nil }
 
 func (v *memVolume) Forget(ino uint64) error {
 	v.mu.Lock()

@@ -110,11 +110,17 @@ func (g *gate) enter(m message) (*call, syscall.Errno) {
 func (g *gate) leave(c *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.mu.calls[c.unique&^uniqueResend] == c {
+		g.dropLocked(c)
+		g.wakeLocked()
+	}
+}
+
+func (g *gate) dropLocked(c *call) {
 	delete(g.mu.calls, c.unique&^uniqueResend)
 	if !c.drain {
 		g.mu.apps--
 	}
-	g.wakeLocked()
 }
 
 func (g *gate) wakeLocked() {
@@ -157,7 +163,8 @@ func (g *gate) wait(ctx context.Context, all bool) bool {
 }
 
 // overdue takes the right to answer from the handlers of the calls in flight
-// (the applications' ones, or all) and returns their uniques.
+// (the applications' ones, or all) and returns their uniques. Nobody waits for
+// these calls any more.
 func (g *gate) overdue(all bool) []uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -165,6 +172,7 @@ func (g *gate) overdue(all bool) []uint64 {
 	for _, c := range g.mu.calls {
 		if (all || !c.drain) && c.answered.CompareAndSwap(false, true) {
 			us = append(us, c.unique)
+			g.dropLocked(c)
 		}
 	}
 	return us

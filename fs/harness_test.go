@@ -3,6 +3,7 @@ package fs_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -81,6 +82,13 @@ func workerMain() {
 				}
 				b, _ := json.Marshal(d)
 				fmt.Println(string(b))
+			case strings.HasPrefix(in.Text(), "handle "):
+				b, err := base64.StdEncoding.DecodeString(in.Text()[7:])
+				if err != nil {
+					panic(err)
+				}
+				s.Handle(b)
+				fmt.Println("handled")
 			case in.Text() == "exit":
 				closeVolume()
 				os.Exit(0)
@@ -101,7 +109,10 @@ type rig struct {
 	dir    string // mount point
 	dev    *fs.Device
 	volume string
-	worker *worker
+	// One of these is there, from a worker's death or suspension to the next
+	// worker at least after refuse.
+	worker   *worker
+	answerer *fs.Answerer
 }
 
 // worker is a running worker process.
@@ -139,8 +150,15 @@ func newRig(t *testing.T, volume string, cfg fs.MountConfig) *rig {
 	return r
 }
 
+// startWorker starts a worker, which takes over from whoever was before.
 func (r *rig) startWorker() {
 	r.t.Helper()
+	if r.answerer != nil {
+		if late := r.answerer.Stop(); len(late) != 0 {
+			r.t.Errorf("%d requests left over", len(late))
+		}
+		r.answerer = nil
+	}
 	args, err := json.Marshal(workerArgs{Volume: r.volume, Init: r.dev.Init, Resend: r.dev.Resend, Mount: r.dev.Mount, Session: 42})
 	if err != nil {
 		r.t.Fatal(err)
@@ -198,13 +216,19 @@ func (w *worker) expect(t *testing.T, want string) {
 	}
 }
 
-// ask sends a line and returns the answer.
+// send sends a line.
+func (w *worker) send(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(w.in, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ask sends a line, unless it is empty, and returns the next answer.
 func (w *worker) ask(t *testing.T, line string) string {
 	t.Helper()
 	if line != "" {
-		if _, err := io.WriteString(w.in, line+"\n"); err != nil {
-			t.Fatal(err)
-		}
+		w.send(t, line)
 	}
 	if !w.out.Scan() {
 		t.Fatalf("subprocess ended instead of answering %q", line)
@@ -219,7 +243,13 @@ func (r *rig) kill() {
 	r.worker = nil
 }
 
-// suspend runs the worker's suspending sequence and lets it exit.
+// refuse starts the answerer.
+func (r *rig) refuse(errno syscall.Errno) {
+	r.answerer = fs.StartAnswerer(r.dev, errno, slog.Default())
+}
+
+// suspend runs the worker's suspending sequence, lets it exit, and has the
+// answerer answer and everything invalidated once more.
 func (r *rig) suspend(limit time.Duration, errno syscall.Errno) fs.Drained {
 	r.t.Helper()
 	var d fs.Drained
@@ -231,6 +261,10 @@ func (r *rig) suspend(limit time.Duration, errno syscall.Errno) fs.Drained {
 		r.t.Fatalf("%q: %v", line, err)
 	}
 	r.exitWorker()
+	r.refuse(errno)
+	if _, err := r.dev.InvalidateAll(r.t.Context()); err != nil {
+		r.t.Error(err)
+	}
 	return d
 }
 
@@ -246,9 +280,8 @@ func (r *rig) exitWorker() {
 
 // close unmounts and ends the worker. Whatever happened, no mount stays.
 func (r *rig) close() {
-	var a *fs.Answerer
-	if r.worker == nil {
-		a = fs.StartAnswerer(r.dev, syscall.EIO, slog.Default())
+	if r.worker == nil && r.answerer == nil {
+		r.refuse(syscall.EIO)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -257,11 +290,15 @@ func (r *rig) close() {
 		r.dev.Abort()
 		unix.Unmount(r.dir, unix.MNT_DETACH)
 	}
-	if a != nil {
+	if r.answerer != nil {
 		select {
-		case <-a.Done():
+		case <-r.answerer.Done():
 		case <-time.After(5 * time.Second):
-			r.t.Error("the answerer did not notice the unmount")
+			// A process somewhere has taken the mount along into a name
+			// space of its own.
+			r.t.Log("the connection outlives the unmount and is aborted")
+			r.dev.Abort()
+			<-r.answerer.Done()
 		}
 	}
 	if r.worker != nil {

@@ -52,13 +52,13 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 	var err error
 	switch w[0] {
 	case "shared", "private":
-		return strconv.Itoa(int(maps[w[0]][arg(1)]))
+		return itoa(int(maps[w[0]][arg(1)]))
 	case "dirty":
 		maps["shared"][arg(1)] = byte(arg(2))
 	case "pread":
 		b := make([]byte, 1)
 		if _, err = f.ReadAt(b, int64(arg(1))); err == nil {
-			return strconv.Itoa(int(b[0]))
+			return itoa(int(b[0]))
 		}
 	case "pwrite":
 		_, err = f.WriteAt([]byte{byte(arg(2))}, int64(arg(1)))
@@ -93,11 +93,14 @@ func startMapper(t *testing.T, path string) *worker {
 	cmd.Env = append(os.Environ(), roleEnv+"=mapper")
 	w := start(t, cmd)
 	w.expect(t, "mapped")
-	t.Cleanup(func() {
-		w.in.Close()
-		w.cmd.Wait()
-	})
+	t.Cleanup(w.end)
 	return w
+}
+
+// end ends a process that reads its input to the end.
+func (w *worker) end() {
+	w.in.Close()
+	w.cmd.Wait()
 }
 
 // say asks a mapper and checks its answer.
@@ -107,3 +110,5 @@ func (w *worker) say(t *testing.T, line, want string) {
 		t.Errorf("%s: %q, want %q", line, got, want)
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,9 +1,7 @@
 package fs_test
 
 import (
-	"log/slog"
 	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -28,17 +26,14 @@ func TestServer_Suspend_EndsAccessAndKeepsData(t *testing.T) {
 			m := startMapper(t, r.path("f"))
 			for round := 1; round <= 3; round++ {
 				for off := 0; off < size; off += 200_000 {
-					m.say(t, "dirty "+strconv.Itoa(off)+" "+strconv.Itoa(100+round), "ok")
+					m.say(t, "dirty "+itoa(off)+" "+itoa(100+round), "ok")
 				}
-				m.say(t, "pwrite 4097 "+strconv.Itoa(round), "ok")
-				m.say(t, "private 0", strconv.Itoa(100+round))
+				m.say(t, "pwrite 4097 "+itoa(round), "ok")
+				m.say(t, "private 0", itoa(100+round))
 				d := r.suspend(5*time.Second, syscall.ENOKEY)
 				if d.Writes == 0 || d.Refused != 0 || d.Overdue != 0 || d.Nodes < 4 {
 					t.Errorf("drained %+v", d)
 				}
-				a := fs.StartAnswerer(r.dev, syscall.ENOKEY, slog.Default())
-				_, err := r.dev.InvalidateAll(t.Context())
-				must(t, err)
 				for _, line := range []string{
 					"pread 0", "pread 1000000", "pwrite 0 1", "pwritepage 4096", "fstat", "stat " + r.path("d"), "stat " + r.path("d/g"),
 					"stat " + r.path("missing"), "readdir " + r.dir, "readdir " + r.path("d"), "create " + r.path("new"), "create " + r.path("f"),
@@ -48,13 +43,12 @@ func TestServer_Suspend_EndsAccessAndKeepsData(t *testing.T) {
 				for _, line := range []string{"shared 0", "private 0", "shared 1000000", "private 1000000", "dirty 0 1"} {
 					m.say(t, line, "SIGBUS")
 				}
-				a.Stop()
 				r.startWorker()
 				for off := 0; off < size; off += 200_000 {
-					m.say(t, "shared "+strconv.Itoa(off), strconv.Itoa(100+round))
+					m.say(t, "shared "+itoa(off), itoa(100+round))
 				}
-				m.say(t, "private 0", strconv.Itoa(100+round))
-				m.say(t, "pread 4097", strconv.Itoa(round))
+				m.say(t, "private 0", itoa(100+round))
+				m.say(t, "pread 4097", itoa(round))
 				m.say(t, "stat "+r.path("d/g"), "ok")
 				m.say(t, "readdir "+r.path("d"), "ok")
 				m.say(t, "fsync", "ok")
@@ -76,9 +70,7 @@ func TestServer_Suspend_UnderLoad(t *testing.T) {
 				if d.Refused != 0 || d.Overdue != 0 {
 					t.Errorf("drained %+v", d)
 				}
-				a := fs.StartAnswerer(r.dev, syscall.ENOKEY, slog.Default())
 				t.Log(cmd.stop(t))
-				a.Stop()
 				r.startWorker()
 			}
 		})
@@ -99,4 +91,42 @@ func TestServer_TakeOver_UnderLoad(t *testing.T) {
 			t.Log(l.stop(t))
 		})
 	}
+}
+
+// A request that hangs in the volume is answered with the errno after a while,
+// or the invalidation would wait for it for ever.
+func TestServer_Suspend_AnswersWhatHangs(t *testing.T) {
+	r := newRig(t, "mem:block", fs.MountConfig{AllowOther: true})
+	m := startMapper(t, r.path("f0"))
+	m.send(t, "pread 0")
+	time.Sleep(50 * time.Millisecond)
+	d := r.suspend(5*time.Second, syscall.EKEYEXPIRED)
+	if d.Overdue == 0 {
+		t.Errorf("drained %+v", d)
+	}
+	if got := m.ask(t, ""); got != syscall.EKEYEXPIRED.Error() {
+		t.Errorf("the read that hung: %q", got)
+	}
+}
+
+// Dirty pages that cannot be saved in time are refused and counted, and their
+// writer learns of it.
+func TestServer_Suspend_RefusesAfterTheDeadline(t *testing.T) {
+	r := newRig(t, "mem:slow", fs.MountConfig{AllowOther: true})
+	m := startMapper(t, r.path("f0"))
+	for off := 0; off < staticSize; off += 4096 {
+		m.say(t, "dirty "+itoa(off)+" 7", "ok")
+	}
+	begin := time.Now()
+	d := r.suspend(200*time.Millisecond, syscall.ENOKEY)
+	if d.Writes == 0 || d.Refused == 0 {
+		t.Errorf("drained %+v", d)
+	}
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if got := m.ask(t, "fsync"); got == "ok" {
+		t.Error("fsync after the loss of data says ok")
+	}
+	m.say(t, "shared 0", "SIGBUS")
 }

@@ -2,14 +2,16 @@ package fs_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
-	"log/slog"
 	"os"
 	"syscall"
 	"testing"
 	"time"
 
 	"cmkfs/fs"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestServer_Serve_Basics(t *testing.T) {
@@ -57,15 +59,12 @@ func TestAnswerer_RefusesAndHandsOver(t *testing.T) {
 	m := startMapper(t, r.path("f0"))
 	for range 5 {
 		r.kill()
-		a := fs.StartAnswerer(r.dev, syscall.EKEYREVOKED, slog.Default())
+		r.refuse(syscall.EKEYREVOKED)
 		if _, err := r.dev.InvalidateAll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for _, line := range []string{"pread 0", "fstat", "stat " + r.path("f1"), "readdir " + r.dir, "create " + r.path("x")} {
 			m.say(t, line, syscall.EKEYREVOKED.Error())
-		}
-		if late := a.Stop(); len(late) != 0 {
-			t.Errorf("%d requests left over", len(late))
 		}
 		r.startWorker()
 		m.say(t, "pread 0", "102")
@@ -86,18 +85,101 @@ func TestServer_Suspend_MappingsAndDescriptors(t *testing.T) {
 	if d.Writes == 0 || d.Refused != 0 || d.Overdue != 0 || d.Nodes < 2 {
 		t.Errorf("drained %+v", d)
 	}
-	a := fs.StartAnswerer(r.dev, syscall.ENOKEY, slog.Default())
 	for _, line := range []string{"pread 0", "pread 200000", "pwrite 0 1", "pwritepage 4096", "fstat"} {
 		m.say(t, line, syscall.ENOKEY.Error())
 	}
 	for _, line := range []string{"shared 0", "private 0", "shared 200000", "dirty 0 1"} {
 		m.say(t, line, "SIGBUS")
 	}
-	a.Stop()
 	r.startWorker()
 	for _, line := range []string{"shared 0", "private 0", "pread 0"} {
 		m.say(t, line, want)
 	}
 	m.say(t, "pwrite 0 9", "ok")
 	m.say(t, "fsync", "ok")
+}
+
+// An unlinked file outlives workers as long as it is open, and its space is
+// given back when it is closed, also while there is no worker.
+func TestServer_TakeOver_UnlinkedFiles(t *testing.T) {
+	for _, closedWithout := range []bool{false, true} {
+		dir := realVolume(t)
+		r := newRig(t, dir, fs.MountConfig{AllowOther: true})
+		must(t, os.WriteFile(r.path("f"), bytes.Repeat([]byte{5}, 100_000), 0644))
+		m := startMapper(t, r.path("f"))
+		must(t, os.Remove(r.path("f")))
+		r.kill()
+		r.startWorker()
+		m.say(t, "pread 50000", "5")
+		m.say(t, "pwrite 0 6", "ok")
+		m.say(t, "pread 0", "6")
+		if closedWithout {
+			r.suspend(5*time.Second, syscall.ENOKEY)
+			m.end()
+			time.Sleep(50 * time.Millisecond) // FORGET goes without an answer
+			r.startWorker()
+		} else {
+			m.end()
+		}
+		must(t, os.WriteFile(r.path("g"), nil, 0644)) // it serves
+		time.Sleep(50 * time.Millisecond)
+		r.exitWorker()
+		v, closeVolume, err := openReal(dir, nil, nil)
+		must(t, err)
+		if left := v.Orphans(); len(left) != 0 {
+			t.Errorf("closed without a worker %v: orphans %d", closedWithout, left)
+		}
+		closeVolume()
+	}
+}
+
+// Without FUSE_NOTIFY_RESEND the requests a dead worker had are answered, and
+// the next worker serves the later ones.
+func TestServer_TakeOver_WithoutResend(t *testing.T) {
+	r := newRig(t, "mem:block", fs.MountConfig{AllowOther: true})
+	m := startMapper(t, r.path("f0"))
+	m.send(t, "pread 0")
+	time.Sleep(50 * time.Millisecond)
+	r.kill()
+	r.dev.Resend = false
+	r.volume = "mem"
+	r.startWorker()
+	// EIO, unless the kernel tries once more after a failed read-ahead.
+	if got := m.ask(t, ""); got != syscall.EIO.Error() && got != "102" {
+		t.Errorf("a request of the dead worker: %q", got)
+	}
+	m.say(t, "pread 0", "102")
+
+	// The same with nobody to take over.
+	r.kill()
+	r.volume = "mem:block"
+	r.startWorker()
+	m.send(t, "pread 100000")
+	time.Sleep(50 * time.Millisecond)
+	r.kill()
+	r.refuse(syscall.ENOKEY)
+	if got := m.ask(t, ""); got != syscall.ENOKEY.Error() {
+		t.Errorf("a request of the dead worker: %q", got)
+	}
+}
+
+// A request that the answerer reads although it was told to stop reaches the
+// worker.
+func TestServer_Handle_ForwardedRequests(t *testing.T) {
+	r := newRig(t, "mem", fs.MountConfig{AllowOther: true})
+	m := startMapper(t, r.path("f0"))
+	m.say(t, "pread 0", "102")
+	r.kill()
+	m.send(t, "pread 200000")
+	buf := make([]byte, 2<<20)
+	n, err := unix.Read(int(r.dev.File.Fd()), buf) // as the answerer would
+	must(t, err)
+	r.dev.Resend = false // the kernel shall not help
+	r.startWorker()
+	if got := r.worker.ask(t, "handle "+base64.StdEncoding.EncodeToString(buf[:n])); got != "handled" {
+		t.Fatal(got)
+	}
+	if got, want := m.ask(t, ""), itoa(int(staticData(2)[200000])); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }

@@ -3,6 +3,7 @@ package fs_test
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"cmkfs/crypto"
@@ -62,8 +63,11 @@ func openReal(dir string, log *slog.Logger, inFlight func() []uint64) (*meta.Vol
 
 // openVolume opens what a worker serves.
 func openVolume(name string, log *slog.Logger, inFlight func() []uint64) (fs.Volume, func()) {
-	if name == "mem" {
-		return newMemVolume(), func() {}
+	if strings.HasPrefix(name, "mem") {
+		v := newMemVolume()
+		v.blockReads = name == "mem:block"
+		v.slowWrites = name == "mem:slow"
+		return v, func() {}
 	}
 	v, closeVolume, err := openReal(name, log, inFlight)
 	if err != nil {

@@ -1,0 +1,75 @@
+package fs
+
+import (
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// What the tests of package fs_test need from inside.
+
+type MountEntry struct {
+	Major, Minor          uint32
+	Point, FSType, Source string
+}
+
+func ParseMount(line string) (MountEntry, bool) {
+	m, ok := parseMount(line)
+	return MountEntry{m.major, m.minor, m.point, m.fsType, m.source}, ok
+}
+
+// Errnos lists the rows of the table.
+func Errnos() map[error]syscall.Errno {
+	rows := make(map[error]syscall.Errno)
+	for _, r := range errnos {
+		rows[r.err] = r.errno
+	}
+	return rows
+}
+
+// Status is what a handler answers for an error, and whether it abandons.
+func Status(log io.Writer, abandon bool, errs ...error) (last fuse.Status, abandoned bool) {
+	l := newErrorLog(slog.New(slog.NewTextHandler(log, nil)), abandon)
+	for _, err := range errs {
+		last = l.status("test", 7, err)
+	}
+	return last, last == statusAbandon
+}
+
+// Begin and TakeInflight are what a worker notes and what its successor finds.
+func (t *NodeTable) Begin(reader int, unique uint64) { t.begin(reader, unique) }
+func (t *NodeTable) TakeInflight() []uint64          { return t.takeInflight() }
+
+// Request makes a message with a body.
+func Request(opcode uint32, unique, node uint64, body ...uint32) []byte {
+	b := make([]byte, inHeaderSize+4*len(body))
+	binary.NativeEndian.PutUint32(b, uint32(len(b)))
+	binary.NativeEndian.PutUint32(b[4:], opcode)
+	binary.NativeEndian.PutUint64(b[8:], unique)
+	binary.NativeEndian.PutUint64(b[16:], node)
+	for i, v := range body {
+		binary.NativeEndian.PutUint32(b[inHeaderSize+4*i:], v)
+	}
+	return b
+}
+
+// LetThrough reports whether a gate in a state (0 open, 1 draining, 2 closed)
+// lets a request through.
+func LetThrough(state int, request []byte) bool {
+	g := newGate()
+	g.set(gateState(state), syscall.ENOKEY)
+	c, errno := g.enter(request)
+	if (c == nil) != (errno == syscall.ENOKEY) {
+		panic("gate: a call and an errno")
+	}
+	return c != nil
+}
+
+// Forgets lists the nodes and counts of a FORGET or BATCH_FORGET.
+func Forgets(request []byte) (all [][2]uint64) {
+	message(request).forgets(func(node, n uint64) { all = append(all, [2]uint64{node, n}) })
+	return all
+}

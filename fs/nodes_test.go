@@ -1,0 +1,111 @@
+package fs_test
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+
+	"cmkfs/fs"
+)
+
+func newNodes(t *testing.T) *fs.NodeTable {
+	t.Helper()
+	n, err := fs.NewNodeTable()
+	must(t, err)
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+// sharedWith opens the same table as another process does.
+func sharedWith(t *testing.T, n *fs.NodeTable) *fs.NodeTable {
+	t.Helper()
+	f, err := os.OpenFile(procPath(n.File()), os.O_RDWR, 0)
+	must(t, err)
+	other, err := fs.OpenNodeTable(f)
+	must(t, err)
+	t.Cleanup(func() { other.Close() })
+	return other
+}
+
+func TestNodeTable_CountsAreShared(t *testing.T) {
+	n := newNodes(t)
+	other := sharedWith(t, n)
+	inos := []uint64{1, 2, 1023, 1024, 262143, 262144, 5_000_000, 1<<34 - 1}
+	for _, ino := range inos {
+		must(t, n.Add(ino))
+		must(t, other.Add(ino))
+		if c := n.Count(ino); c != 2 {
+			t.Errorf("count of %d: %d", ino, c)
+		}
+	}
+	var walked []uint64
+	must(t, other.Walk(func(ino uint64) error { walked = append(walked, ino); return nil }))
+	if !reflect.DeepEqual(walked, inos) {
+		t.Errorf("walked %d", walked)
+	}
+	if left := n.Remove(2, 1); left != 1 {
+		t.Errorf("%d left", left)
+	}
+	if left := n.Remove(2, 100); left != 0 {
+		t.Errorf("%d left, never below zero", left)
+	}
+	if other.Count(2) != 0 {
+		t.Error("the other process still counts it")
+	}
+	if err := n.Add(1 << 34); err == nil {
+		t.Error("a number beyond the table is accepted")
+	}
+}
+
+func TestNodeTable_Concurrent(t *testing.T) {
+	n := newNodes(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range uint64(20_000) {
+				n.Add(i % 300_000)
+				if i%2 == 0 {
+					n.Remove(i%300_000, 1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	sum := uint32(0)
+	n.Walk(func(ino uint64) error { sum += n.Count(ino); return nil })
+	if sum != 40_000 {
+		t.Errorf("%d references, want 40000", sum)
+	}
+}
+
+func TestNodeTable_InflightIsCarriedOver(t *testing.T) {
+	n := newNodes(t)
+	n.Begin(3, 77)
+	n.Begin(9, 1<<63|88)
+	other := sharedWith(t, n)
+	got := other.TakeInflight()
+	slices.Sort(got)
+	if !reflect.DeepEqual(got, []uint64{77, 1<<63 | 88}) {
+		t.Errorf("in flight: %d", got)
+	}
+	if again := other.TakeInflight(); len(again) != 0 {
+		t.Errorf("still in flight: %d", again)
+	}
+	carried := n.Unanswered()
+	slices.Sort(carried)
+	if !reflect.DeepEqual(carried, []uint64{77, 88}) {
+		t.Errorf("may come again: %d", carried)
+	}
+}
+
+func TestOpenNodeTable_RefusesOtherFiles(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	must(t, err)
+	f.WriteString("something else altogether")
+	if _, err := fs.OpenNodeTable(f); !errors.Is(err, fs.ErrNodeTable) {
+		t.Errorf("%v", err)
+	}
+}
