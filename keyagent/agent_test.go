@@ -47,6 +47,7 @@ func clientIn(t *testing.T, stateDir string, timeout time.Duration) *keyagent.Cl
 		Command: []string{"/proc/self/exe", "key-agent"}, StateDir: stateDir, Timeout: timeout,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
+	c.SetRetireAfter(time.Hour) // so that a process id stays the same unless the test changes it
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -338,8 +339,9 @@ func TestAgent_WrongPINOnceAcrossRestarts(t *testing.T) {
 	token.SetPIN(t, "000000\n")
 	_, err = c.Check(t.Context(), key, "a", a)
 	want(t, err, hsm.KindDenied, "CKR_PIN_INCORRECT")
-	syscall.Kill(c.PID(), syscall.SIGKILL)
-	for c.PID() != 0 {
+	killed := c.PID()
+	syscall.Kill(killed, syscall.SIGKILL)
+	for c.PID() == killed {
 		time.Sleep(time.Millisecond)
 	}
 	// The token now opens with the refused PIN only: had it been tried again,
@@ -427,9 +429,10 @@ func TestClient_NeverHoldsKeys(t *testing.T) {
 }
 
 // What SDKs and modules leave behind goes with the agent that used them.
-func TestClient_ReplacesIdleAgent(t *testing.T) {
+func TestClient_ReplacesUsedAgent(t *testing.T) {
 	token := hsmtest.NewToken(t)
 	key, c := tokenKey(token), client(t, 0)
+	c.SetRetireAfter(time.Second)
 	a, err := c.NewAEK(t.Context(), key, "a")
 	if err != nil {
 		t.Fatal(err)
@@ -444,9 +447,10 @@ func TestClient_ReplacesIdleAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := c.PID()
+	c.SetRetireAfter(time.Hour) // of the next
 	for deadline := time.Now().Add(20 * time.Second); c.PID() == first; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("an idle agent is never replaced")
+			t.Fatal("a used agent is never replaced")
 		}
 	}
 	for syscall.Kill(first, 0) == nil { // being reaped

@@ -52,17 +52,18 @@ type Client struct {
 		agent  *process // nil = none running
 		closed bool
 	}
-	retiring sync.WaitGroup // timers that will call retire, or do
+	retireAfter time.Duration  // what the constant says, but in tests
+	retiring    sync.WaitGroup // timers that will call retire, or do
 }
 
-// retireAfter is how long an agent may be idle before a fresh one takes its
-// place.
+// retireAfter is how long an agent is used, from its first call on, before a
+// fresh one takes its place.
 const retireAfter = time.Second
 
 // New returns a client; no process runs before the first call. From then on one
-// does, but not the same: an agent that has nothing to do for a second is
-// replaced by a fresh one, so that what SDKs and modules leave in their memory
-// is gone soon after a key was used.
+// does, but not the same: a second after its first call, or when the calls
+// under way then have ended, an agent is replaced by a fresh one, so that what
+// SDKs and modules leave in their memory is gone soon after a key was used.
 func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -70,7 +71,7 @@ func New(cfg Config) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &Client{cfg: cfg}
+	return &Client{cfg: cfg, retireAfter: retireAfter}
 }
 
 // Close ends the agent and waits for its end. Calls under way fail.
@@ -79,7 +80,7 @@ func (c *Client) Close() error {
 	p := c.mu.agent
 	c.mu.agent, c.mu.closed = nil, true
 	if p != nil {
-		c.busyLocked(p)
+		c.stopLocked(p)
 	}
 	c.mu.Unlock()
 	if p != nil {
@@ -214,43 +215,54 @@ func (c *Client) agent() (*process, error) {
 		return nil, fmt.Errorf("keyagent: client is closed")
 	}
 	if c.mu.agent == nil || c.mu.agent.ended() {
+		if c.mu.agent != nil {
+			c.stopLocked(c.mu.agent)
+		}
 		p, err := start(c.cfg)
 		if err != nil {
 			return nil, err
 		}
 		c.mu.agent = p
 	}
-	c.busyLocked(c.mu.agent)
-	c.mu.agent.calls++
-	return c.mu.agent, nil
-}
-
-// busyLocked stops the timer of an agent that was idle.
-func (c *Client) busyLocked(p *process) {
-	if p.idle != nil && p.idle.Stop() {
-		c.retiring.Done()
-	}
-	p.idle = nil
-}
-
-// release ends a call's use of an agent; the last one starts its timer.
-func (c *Client) release(p *process) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p.calls--
-	if p.calls == 0 && p == c.mu.agent {
+	p := c.mu.agent
+	p.calls++
+	if p.timer == nil {
 		c.retiring.Add(1)
-		p.idle = time.AfterFunc(retireAfter, func() {
+		p.timer = time.AfterFunc(c.retireAfter, func() {
 			defer c.retiring.Done()
 			c.retire(p)
 		})
 	}
+	return p, nil
 }
 
-// retire replaces an agent that is still idle by one that has seen no key.
+// stopLocked stops the timer of an agent.
+func (c *Client) stopLocked(p *process) {
+	if p.timer != nil && p.timer.Stop() {
+		c.retiring.Done()
+	}
+}
+
+// release ends a call's use of an agent.
+func (c *Client) release(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.calls--
+	if p.calls == 0 && p.due && p == c.mu.agent {
+		c.retiring.Add(1)
+		go func() {
+			defer c.retiring.Done()
+			c.retire(p)
+		}()
+	}
+}
+
+// retire replaces an agent whose time is up by one that has seen no key, now or
+// when its last call ends.
 func (c *Client) retire(p *process) {
 	c.mu.Lock()
-	if p != c.mu.agent || p.calls > 0 || p.idle == nil {
+	p.due = true
+	if p != c.mu.agent || p.calls > 0 {
 		c.mu.Unlock()
 		return
 	}

@@ -8,8 +8,8 @@
 //
 // The supervisor's side is Client. It starts the agent when it is first
 // needed, gives every call a deadline, and kills and replaces an agent that
-// does not answer, and replaces an idle one after a second so that no key stays
-// in the memory of any process. It only ever sees wrapped keys: an account encryption key
+// does not answer, and replaces it a second after it was used so that no key
+// stays in the memory of any process. It only ever sees wrapped keys: an account encryption key
 // (AEK) wrapped by the customer's key, a volume encryption key (VEK) sealed
 // under the AEK. A volume worker receives its VEK straight from the agent over
 // a socket whose descriptor Release passes on.

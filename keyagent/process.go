@@ -28,7 +28,7 @@ const (
 	endDeadline             // we killed it for not answering this call
 	endCancelled            // the caller gave up; the process lives
 	endClosed               // Client.Close
-	endRetired              // replaced while idle; no call sees it
+	endRetired              // replaced between calls; none sees it
 )
 
 // process is one life of the agent.
@@ -38,9 +38,10 @@ type process struct {
 	log  *slog.Logger
 	dead chan struct{} // closed when the process is reaped and no reply can come any more
 
-	// Both are guarded by Client.mu.
+	// Guarded by Client.mu.
 	calls int         // under way
-	idle  *time.Timer // runs while there are none; nil = stopped
+	timer *time.Timer // since the first call; nil = there was none
+	due   bool        // to be replaced when no call is under way
 
 	mu struct {
 		sync.Mutex
