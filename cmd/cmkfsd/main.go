@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-		kong.Configuration(kong.JSON),
+		kong.Configuration(loadConfig),
 		kong.Vars{"version": "cmkfsd " + version},
 	)
 	if err != nil {

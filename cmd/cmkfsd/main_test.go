@@ -203,7 +203,8 @@ func lookUp(b []byte, path string) (string, error) {
 	return fmt.Sprint(v), nil
 }
 
-// until waits until a field of status has a value: until accounts.0.state online
+// until waits until a field of status has a value, or any if that is *:
+// until accounts.0.state online
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	var got string
 	for range 1500 {
@@ -211,7 +212,7 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 		if err == nil {
 			got, err = lookUp(b, args[0])
 		}
-		if err == nil && got == args[1] {
+		if err == nil && (got == args[1] || args[1] == "*") {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
