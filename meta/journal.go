@@ -225,14 +225,32 @@ func (j *journal) rotateLocked() error {
 	return nil
 }
 
-// addSlot makes and allocates a journal file.
-func (j *journal) addSlot(name string) (*slot, error) {
-	f, err := j.st.Create(name, j.size)
-	if err == nil {
-		err = errors.Join(f.Sync(), j.st.SyncDir(journalDir))
+// slotTemp ends the name of a journal file that is not complete.
+const slotTemp = ".new"
+
+// addSlot makes and allocates a journal file. A crash leaves the complete file,
+// or one that recovery ignores and the next addSlot removes.
+func (j *journal) addSlot(name string) (_ *slot, err error) {
+	temp := name + slotTemp
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("allocate %s: %w", name, err)
+		}
+	}()
+	if err := j.st.Remove(temp); err != nil && !errors.Is(err, store.ErrNotExist) {
+		return nil, err
+	}
+	f, err := j.st.Create(temp, j.size)
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Sync(); err == nil {
+		if err = j.st.Rename(temp, name); err == nil {
+			err = j.st.SyncDir(journalDir)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("allocate %s: %w", name, err)
+		return nil, errors.Join(err, f.Close())
 	}
 	return &slot{name: name, file: f}, nil
 }

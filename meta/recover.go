@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -272,6 +273,9 @@ func (v *Volume) readSlots() ([]*slotScan, error) {
 	j := v.journal
 	var scans []*slotScan
 	for _, name := range names {
+		if strings.HasSuffix(name, slotTemp) {
+			continue // a crash interrupted its making
+		}
 		f, err := v.st.Open(journalDir + "/" + name)
 		if err != nil {
 			return nil, err
