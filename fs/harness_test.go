@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,6 +60,7 @@ func workerMain() {
 		panic(err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	stopProfile := startProfile()
 	vol, closeVolume := openVolume(args.Volume, log, nodes.Unanswered)
 	s, err := fs.NewServer(fs.ServeConfig{
 		Volume: vol, File: os.NewFile(3, "fuse"), Init: args.Init, Nodes: nodes,
@@ -91,6 +93,7 @@ func workerMain() {
 				fmt.Println("handled")
 			case in.Text() == "exit":
 				closeVolume()
+				stopProfile()
 				os.Exit(0)
 			}
 		}
@@ -103,9 +106,28 @@ func workerMain() {
 	select {}
 }
 
+// startProfile writes a profile of the worker where CMKFS_FS_TEST_PROFILE says.
+func startProfile() (stop func()) {
+	path := os.Getenv("CMKFS_FS_TEST_PROFILE")
+	if path == "" {
+		return func() {}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		panic(err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		panic(err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}
+}
+
 // rig is a mount with the supervisor's side of it.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string // mount point
 	dev    *fs.Device
 	volume string
@@ -123,7 +145,7 @@ type worker struct {
 }
 
 // newRig mounts a volume and starts a worker.
-func newRig(t *testing.T, volume string, cfg fs.MountConfig) *rig {
+func newRig(t testing.TB, volume string, cfg fs.MountConfig) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("needs root, to mount")
@@ -175,7 +197,7 @@ const hang = 40 * time.Second
 
 // watchdog ends the connection of a test that hangs: nothing else frees the
 // processes that wait for an answer, this one included.
-func watchdog(t *testing.T, dev *fs.Device) {
+func watchdog(t testing.TB, dev *fs.Device) {
 	timer := time.AfterFunc(hang, func() {
 		fmt.Fprintf(os.Stderr, "%s hangs; connection %d is aborted\n", t.Name(), dev.Conn)
 		debug.SetTraceback("all")
@@ -189,7 +211,7 @@ func watchdog(t *testing.T, dev *fs.Device) {
 }
 
 // start starts a process that talks in lines. What it logs fails the test.
-func start(t *testing.T, cmd *exec.Cmd) *worker {
+func start(t testing.TB, cmd *exec.Cmd) *worker {
 	t.Helper()
 	w := &worker{cmd: cmd}
 	w.in, _ = cmd.StdinPipe()
@@ -202,14 +224,14 @@ func start(t *testing.T, cmd *exec.Cmd) *worker {
 	return w
 }
 
-type failOnOutput struct{ t *testing.T }
+type failOnOutput struct{ t testing.TB }
 
 func (f *failOnOutput) Write(b []byte) (int, error) {
 	f.t.Errorf("subprocess says: %s", b)
 	return len(b), nil
 }
 
-func (w *worker) expect(t *testing.T, want string) {
+func (w *worker) expect(t testing.TB, want string) {
 	t.Helper()
 	if got := w.ask(t, ""); got != want {
 		t.Fatalf("subprocess says %q, want %q", got, want)
@@ -217,7 +239,7 @@ func (w *worker) expect(t *testing.T, want string) {
 }
 
 // send sends a line.
-func (w *worker) send(t *testing.T, line string) {
+func (w *worker) send(t testing.TB, line string) {
 	t.Helper()
 	if _, err := io.WriteString(w.in, line+"\n"); err != nil {
 		t.Fatal(err)
@@ -225,7 +247,7 @@ func (w *worker) send(t *testing.T, line string) {
 }
 
 // ask sends a line, unless it is empty, and returns the next answer.
-func (w *worker) ask(t *testing.T, line string) string {
+func (w *worker) ask(t testing.TB, line string) string {
 	t.Helper()
 	if line != "" {
 		w.send(t, line)

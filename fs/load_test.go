@@ -193,6 +193,9 @@ func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error 
 			return err
 		}
 		ops.Add(1)
+		if lines > 20_000 { // enough to look through afterwards
+			time.Sleep(time.Millisecond)
+		}
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -3,9 +3,11 @@ package fs_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,9 +40,12 @@ func mapperMain() {
 	}
 }
 
+var openedDir *os.File // by "opendir"
+
 // mapperDo does one of: "shared OFF", "private OFF" (read a byte), "dirty OFF
-// BYTE" (write one), "pread OFF", "pwrite OFF BYTE",
-// "fstat", "fsync", "msync", "stat PATH", "readdir PATH", "create PATH".
+// BYTE" (write one), "dirtyall BYTE" (one in each page), "pread OFF", "pwrite OFF BYTE",
+// "fstat", "fsync", "msync", "stat PATH", "readdir PATH", "create PATH", "chdir PATH",
+// "getwd", "opendir PATH" and "listdir" (of it), "reopen" (the file).
 func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 	debug.SetPanicOnFault(true)
 	defer func() {
@@ -55,6 +60,10 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 		return itoa(int(maps[w[0]][arg(1)]))
 	case "dirty":
 		maps["shared"][arg(1)] = byte(arg(2))
+	case "dirtyall":
+		for i := 0; i < len(maps["shared"]); i += 4096 {
+			maps["shared"][i] = byte(arg(1))
+		}
 	case "pread":
 		b := make([]byte, 1)
 		if _, err = f.ReadAt(b, int64(arg(1))); err == nil {
@@ -70,6 +79,28 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 		_, err = os.Stat(w[1])
 	case "readdir":
 		_, err = os.ReadDir(w[1])
+	case "chdir":
+		err = os.Chdir(w[1])
+	case "getwd":
+		b := make([]byte, 4096)
+		var n int
+		if n, err = unix.Getcwd(b); err == nil {
+			return string(b[:n-1])
+		}
+	case "opendir":
+		openedDir, err = os.Open(w[1])
+	case "listdir":
+		openedDir.Seek(0, io.SeekStart)
+		var names []string
+		if names, err = openedDir.Readdirnames(-1); err == nil {
+			slices.Sort(names)
+			return "ok " + strings.Join(names, " ")
+		}
+	case "reopen":
+		var fd int
+		if fd, err = unix.Open("/proc/self/fd/"+itoa(int(f.Fd())), unix.O_RDONLY, 0); err == nil {
+			unix.Close(fd)
+		}
 	case "create":
 		err = os.WriteFile(w[1], nil, 0644)
 	case "fsync":
@@ -87,7 +118,7 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 }
 
 // startMapper starts a process that maps a file.
-func startMapper(t *testing.T, path string) *worker {
+func startMapper(t testing.TB, path string) *worker {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], path)
 	cmd.Env = append(os.Environ(), roleEnv+"=mapper")
@@ -104,7 +135,7 @@ func (w *worker) end() {
 }
 
 // say asks a mapper and checks its answer.
-func (w *worker) say(t *testing.T, line, want string) {
+func (w *worker) say(t testing.TB, line, want string) {
 	t.Helper()
 	if got := w.ask(t, line); got != want {
 		t.Errorf("%s: %q, want %q", line, got, want)

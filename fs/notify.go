@@ -71,14 +71,13 @@ func resend(fd int) error {
 
 // invalidateAll makes the kernel give up what it caches of every node in the
 // table: dirty pages are written back first, mappings lose their pages,
-// attributes and entries are asked for again. It returns the number of nodes
-// the kernel knew.
+// attributes are asked for again. It returns the number of nodes the kernel
+// knew.
+//
+// Entries need nothing: every step of a path walk asks for the attributes of
+// the directory first. To expire them (FUSE_NOTIFY_INC_EPOCH) would even harm,
+// since the kernel detaches whatever is mounted below an expired entry.
 func invalidateAll(ctx context.Context, fd int, nodes *NodeTable) (int, error) {
-	// Expires all entries at once. Older kernels answer EINVAL; there the
-	// attributes of the directories do it, which every path walk needs.
-	if err := notify(fd, notifyIncEpoch, nil); errors.Is(err, errGone) {
-		return 0, err
-	}
 	known := 0
 	body := make([]byte, 24) // node, offset 0, length 0: everything
 	inval := func(ino uint64) error {

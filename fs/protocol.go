@@ -29,7 +29,6 @@ const (
 const (
 	notifyInvalInode = 2
 	notifyResend     = 7 // kernel 6.9
-	notifyIncEpoch   = 8 // kernel 6.16
 )
 
 // uniqueResend is set by the kernel in the unique of a request that it sends

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"cmkfs/fs"
+
+	"golang.org/x/sys/unix"
 )
 
 // Suspending ends access through whatever was open or mapped, and loses
@@ -83,8 +85,8 @@ func TestServer_TakeOver_UnderLoad(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			r := newRig(t, realVolume(t), mode.cfg)
 			l := startLoad(t, "write,names,append", r.dir)
-			for range 20 {
-				time.Sleep(100 * time.Millisecond)
+			for range 15 {
+				time.Sleep(60 * time.Millisecond)
 				r.kill()
 				r.startWorker()
 			}
@@ -129,4 +131,35 @@ func TestServer_Suspend_RefusesAfterTheDeadline(t *testing.T) {
 		t.Error("fsync after the loss of data says ok")
 	}
 	m.say(t, "shared 0", "SIGBUS")
+}
+
+// Whatever is mounted below the volume is still there after it was suspended,
+// and so are working directories.
+func TestServer_Suspend_KeepsMountsAndDirectories(t *testing.T) {
+	r := newRig(t, realVolume(t), fs.MountConfig{AllowOther: true})
+	must(t, os.MkdirAll(r.path("d/sub"), 0755))
+	must(t, os.Mkdir(r.path("d/mnt"), 0755))
+	must(t, os.WriteFile(r.path("d/f"), []byte("ff"), 0644))
+	must(t, unix.Mount("none", r.path("d/mnt"), "tmpfs", 0, ""))
+	defer unix.Unmount(r.path("d/mnt"), unix.MNT_DETACH)
+	must(t, os.WriteFile(r.path("d/mnt/inner"), []byte("inner"), 0644))
+	m := startMapper(t, r.path("d/f"))
+	m.say(t, "chdir "+r.path("d/sub"), "ok")
+	m.say(t, "opendir "+r.path("d"), "ok")
+	m.say(t, "listdir", "ok f mnt sub")
+	for range 2 {
+		r.suspend(5*time.Second, syscall.ENOKEY)
+		for _, line := range []string{
+			"stat " + r.path("d/mnt/inner"), "stat " + r.path("d/sub"), "stat ../f", "listdir", "readdir .", "chdir " + r.path("d"), "reopen",
+		} {
+			m.say(t, line, syscall.ENOKEY.Error())
+		}
+		r.startWorker()
+		m.say(t, "getwd", r.path("d/sub"))
+		m.say(t, "stat ../f", "ok")
+		m.say(t, "listdir", "ok f mnt sub")
+		m.say(t, "stat "+r.path("d/mnt/inner"), "ok")
+		m.say(t, "reopen", "ok")
+	}
+	m.end()
 }

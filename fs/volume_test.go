@@ -21,7 +21,7 @@ func realConfig(dir string, log *slog.Logger) (meta.Config, *store.Dir, error) {
 
 // realVolume formats a volume and returns its directory, for newRig. The test
 // ends in the check of the volume.
-func realVolume(t *testing.T) string {
+func realVolume(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	cfg, st, err := realConfig(dir, nil)
