@@ -1,6 +1,7 @@
 package account
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -24,8 +25,8 @@ type Actions interface {
 	// missing. Only a key that is not available is an error; a volume that
 	// fails for a reason of its own is that volume's affair.
 	Restore(ctx context.Context) error
-	// Extend tells the workers until when they may hold their key.
-	Extend(deadline time.Time)
+	// Extend tells the workers how long from now they may hold their key.
+	Extend(left time.Duration)
 	// Record stores a lease that has changed visibly. cause is the event.
 	Record(from, to Lease, cause LeaseEvent)
 }
@@ -33,6 +34,7 @@ type Actions interface {
 // Runner performs what the state machine of one account decides.
 type Runner struct {
 	actions Actions
+	now     func() time.Time
 	events  chan posted
 	replan  chan struct{}  // the policy has changed; holds one
 	effects sync.WaitGroup // goroutines of performed effects; Run waits for them
@@ -57,14 +59,18 @@ type posted struct {
 }
 
 // NewRunner prepares a runner. stored is the lease as Record was last given
-// it, zero for a new account.
-func NewRunner(stored Lease, p Policy, a Actions) *Runner {
-	r := &Runner{actions: a, events: make(chan posted), replan: make(chan struct{}, 1), working: make(chan struct{}), stopRestore: func() {}}
+// it, zero for a new account; clock is NewClock's.
+func NewRunner(stored Lease, p Policy, a Actions, clock func() time.Time) *Runner {
+	r := &Runner{actions: a, now: clock, events: make(chan posted), replan: make(chan struct{}, 1), working: make(chan struct{}), stopRestore: func() {}}
 	close(r.working)
 	r.mu.policy, r.mu.changed = p, make(chan struct{})
-	r.mu.lease, _ = Next(stored, LeaseEvent{Kind: EventStart}, time.Now(), p)
+	r.mu.lease, _ = Next(stored, LeaseEvent{Kind: EventStart}, clock(), p)
 	return r
 }
+
+// longestWait bounds the wait for the next moment to act: a timer stands still
+// while the host sleeps.
+const longestWait = 5 * time.Second
 
 // Run performs until ctx ends, then waits for what is under way. Ending does
 // not suspend: the caller closes the volumes. It is called once.
@@ -77,7 +83,7 @@ func (r *Runner) Run(ctx context.Context) {
 	for {
 		timer.Stop()
 		if wake := r.Lease().Wake(); !wake.IsZero() {
-			timer.Reset(time.Until(wake))
+			timer.Reset(min(wake.Sub(r.now()), longestWait))
 		}
 		select {
 		case <-ctx.Done():
@@ -97,6 +103,16 @@ func (r *Runner) Lease() Lease {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mu.lease
+}
+
+// Left returns how long from now volumes may stay open; it is not positive if
+// they may not.
+func (r *Runner) Left() time.Duration {
+	l := r.Lease()
+	if !l.Open() {
+		return 0
+	}
+	return l.Expires.Sub(r.now())
 }
 
 // Policy returns the policy in force.
@@ -163,7 +179,9 @@ type SuspendedError struct {
 	Err   error // the last failed check or restore; nil = none since the daemon started
 }
 
-func (e *SuspendedError) Error() string { return "access is suspended: " + e.Lease.Reason }
+func (e *SuspendedError) Error() string {
+	return "access is suspended: " + cmp.Or(e.Lease.Reason, "the lease has run out")
+}
 
 func (e *SuspendedError) Unwrap() error { return e.Err }
 
@@ -209,7 +227,7 @@ func (r *Runner) wait(ctx context.Context, fits func(Lease) bool) (Lease, error)
 func (r *Runner) apply(ctx context.Context, p posted) {
 	r.mu.Lock()
 	from := r.mu.lease
-	to, effects := Next(from, p.ev, time.Now(), r.mu.policy)
+	to, effects := Next(from, p.ev, r.now(), r.mu.policy)
 	if p.err != nil {
 		r.mu.lastErr = p.err
 	}
@@ -237,7 +255,7 @@ func (r *Runner) perform(ctx context.Context, e Effect) {
 	case EffectCheck:
 		r.effects.Go(func() { r.check(ctx) })
 	case EffectExtend:
-		r.actions.Extend(e.Deadline)
+		r.actions.Extend(e.Deadline.Sub(r.now()))
 	case EffectSuspend:
 		r.stopRestore()
 		r.work(func() {
@@ -256,7 +274,7 @@ func (r *Runner) perform(ctx context.Context, e Effect) {
 			ev := LeaseEvent{Kind: EventRestored}
 			err := r.actions.Restore(restoreCtx)
 			if err != nil {
-				ev = checkEvent(hsm.Info{}, err, time.Now(), time.Now())
+				ev = checkEvent(hsm.Info{}, err, r.now(), r.now())
 				ev.Kind = EventRestoreFailed
 			}
 			r.send(ctx, posted{ev: ev, err: err})
@@ -277,7 +295,7 @@ func (r *Runner) work(f func()) {
 
 // check asks the key and reports the answer.
 func (r *Runner) check(ctx context.Context) {
-	asked := time.Now()
+	asked := r.now()
 	info, err := r.actions.Check(ctx)
 	r.send(ctx, posted{ev: checkEvent(info, err, asked, time.Now()), err: err})
 }

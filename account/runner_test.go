@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,7 +78,7 @@ func (h *host) Restore(ctx context.Context) error {
 	return h.mu.restore
 }
 
-func (h *host) Extend(deadline time.Time) { h.set(func() { h.mu.deadline = deadline }) }
+func (h *host) Extend(left time.Duration) { h.set(func() { h.mu.deadline = time.Now().Add(left) }) }
 
 func (h *host) Record(_, to account.Lease, _ account.LeaseEvent) {
 	h.set(func() { h.mu.log = append(h.mu.log, to.State) })
@@ -94,7 +95,7 @@ func run(t *testing.T, p account.Policy, f func(*testing.T, *host, *account.Runn
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{t: t}
-		r := account.NewRunner(account.Lease{}, p, h)
+		r := account.NewRunner(account.Lease{}, p, h, time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { r.Run(ctx) })
@@ -252,7 +253,7 @@ func TestRunner_Settled_AsksAgainAfterAnOutageAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &host{t: t}
 		h.mu.key = errGone
-		r := account.NewRunner(account.Lease{}, account.DefaultPolicy(), h)
+		r := account.NewRunner(account.Lease{}, account.DefaultPolicy(), h, time.Now)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { r.Run(ctx) })
@@ -285,6 +286,41 @@ func TestRunner_SetPolicy_CountsAnew(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 	})
+}
+
+// TestRunner_Sleep_CountsAgainstTheLease: the host sleeps beyond the deadline.
+func TestRunner_Sleep_CountsAgainstTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{t: t}
+		var asleep atomic.Int64 // nanoseconds that timers have not seen
+		clock := func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
+		r := account.NewRunner(account.Lease{}, account.DefaultPolicy(), h, clock)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { r.Run(ctx) })
+		if err := r.Settled(ctx); err != nil {
+			t.Fatal(err)
+		}
+		asleep.Store(int64(time.Hour))
+		if left := r.Left(); left > 0 {
+			t.Errorf("%s left after an hour of sleep", left)
+		}
+		time.Sleep(6 * time.Second)
+		if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
+			t.Errorf("%+v", l)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestNewClock_Advances(t *testing.T) {
+	clock := account.NewClock()
+	before := clock()
+	time.Sleep(5 * time.Millisecond)
+	if d := clock().Sub(before); d < 5*time.Millisecond || d > 5*time.Second {
+		t.Errorf("%s have passed", d)
+	}
 }
 
 func TestDir_Lease_RoundTrip(t *testing.T) {

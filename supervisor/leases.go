@@ -36,7 +36,7 @@ func (a *acct) startRunner(stored account.Lease) {
 	if record.Current() == nil {
 		return
 	}
-	runner := account.NewRunner(stored, record.Policy, leaseActions{a})
+	runner := account.NewRunner(stored, record.Policy, leaseActions{a}, account.NewClock())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -83,8 +83,8 @@ func (l leaseActions) Suspend(_ context.Context, e account.Effect) error {
 func (l leaseActions) Restore(ctx context.Context) error { return l.restoreMounted(ctx) }
 
 // Extend implements account.Actions.
-func (l leaseActions) Extend(deadline time.Time) {
-	at := worker.In(time.Until(deadline))
+func (l leaseActions) Extend(left time.Duration) {
+	at := worker.In(left)
 	for _, m := range l.mounted() {
 		if l.leased(m.aekID) {
 			m.renew(at)
@@ -118,11 +118,11 @@ func (a *acct) lease(aekID string) (int64, error) {
 	if run == nil {
 		return 0, errors.New("the account is being closed")
 	}
-	l := run.Lease()
-	if !l.Open() {
-		return 0, &account.SuspendedError{Lease: l}
+	left := run.Left()
+	if left <= 0 {
+		return 0, &account.SuspendedError{Lease: run.Lease()}
 	}
-	return worker.In(time.Until(l.Expires)), nil
+	return worker.In(left), nil
 }
 
 // beginOpening notes a mount under way; Suspend cancels it. The caller calls
