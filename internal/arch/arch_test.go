@@ -219,3 +219,15 @@ func files(t *testing.T, pattern string) map[string][]byte {
 	}
 	return found
 }
+
+// TestDocumentLinks keeps the documents' links to each other alive.
+func TestDocumentLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	for name, content := range files(t, `\.md$`) {
+		for _, m := range link.FindAllStringSubmatch(string(content), -1) {
+			if _, err := os.Stat(filepath.Join("..", "..", path.Dir(name), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			}
+		}
+	}
+}
