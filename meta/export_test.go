@@ -1,4 +1,108 @@
 package meta
 
+import (
+	"crypto/sha256"
+	"errors"
+	"math"
+
+	"cmkfs/crypto"
+)
+
 // Checkpoint writes a checkpoint now.
 func (v *Volume) Checkpoint() error { return v.checkpoint() }
+
+// Recoded decodes bytes of one kind and encodes the result again. ok false
+// says that there is nothing to compare: the empty value.
+type Recoded func(b []byte) (again []byte, ok bool, err error)
+
+// Decoders are the formats of what is inside the sealed values and records.
+var Decoders = map[string]Recoded{
+	"superblock": func(b []byte) ([]byte, bool, error) {
+		// The checksum is not what is examined here.
+		if len(b) == superblockSize {
+			sum := sha256.Sum256(b[:superblockSize-sha256.Size])
+			copy(b[superblockSize-sha256.Size:], sum[:])
+		}
+		s, err := unmarshalSuperblock(b)
+		if err != nil {
+			return nil, false, err
+		}
+		// A list with fewer features is a superblock that verify refuses.
+		return s.marshal(), len(s.fixed()) == headFeatures(b), nil
+	},
+	"summary": func(b []byte) ([]byte, bool, error) {
+		s, err := unmarshalSummary(b)
+		if err != nil {
+			return nil, false, err
+		}
+		return s.marshal(), true, nil
+	},
+	"inode": func(b []byte) ([]byte, bool, error) {
+		n, err := unmarshalInode(5, b)
+		if err != nil {
+			return nil, false, err
+		}
+		return n.marshal(), true, nil
+	},
+	"dirent": func(b []byte) ([]byte, bool, error) {
+		ents, err := unmarshalDirents(b)
+		return marshalDirents(ents), len(ents) > 0, err
+	},
+	"xattr": func(b []byte) ([]byte, bool, error) {
+		list, err := unmarshalXattrs(b)
+		return marshalXattrs(list), len(list) > 0, err
+	},
+	"region": func(b []byte) ([]byte, bool, error) {
+		ptrs, err := unmarshalRegion(b)
+		return marshalRegion(ptrs), len(ptrs) > 0, err
+	},
+	"operations": func(b []byte) ([]byte, bool, error) {
+		ops, err := decodeOperations(b, 1)
+		if err != nil {
+			return nil, false, err
+		}
+		var again []byte
+		for i := range ops {
+			again = ops[i].appendTo(again)
+		}
+		return again, true, nil
+	},
+}
+
+// headFeatures returns where the features of a superblock end.
+func headFeatures(b []byte) int {
+	end := 53
+	for range b[52] {
+		end += 1 + int(b[end])
+	}
+	return end
+}
+
+// JournalKey and JournalVolume are those of the journal file that the fuzz
+// test reads.
+var (
+	JournalKey    = crypto.Key{5}
+	JournalVolume = [16]byte{6}
+)
+
+// ErrNoHeader says that a journal file was never begun.
+var ErrNoHeader = errors.New("no header")
+
+// ReadJournal reads a journal file as recovery does and returns the numbers of
+// its operations.
+func ReadJournal(b []byte) ([]uint64, error) {
+	h, cipher, err := readHeader(b, journalMagic, JournalVolume, JournalKey)
+	if err != nil {
+		return nil, err
+	}
+	if h == nil {
+		return nil, ErrNoHeader
+	}
+	sc := &slotScan{header: h, cipher: cipher, data: b, until: math.MaxUint64}
+	ops, _, _ := sc.records()
+	var out []uint64
+	for _, op := range ops {
+		out = append(out, op.seq)
+	}
+	return out, nil
+}

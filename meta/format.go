@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -134,6 +135,9 @@ func unmarshalSuperblock(b []byte) (*Superblock, error) {
 		return d.take(int(binary.LittleEndian.Uint16(n)))
 	}
 	s.AEKID, s.SealedVEK, s.Commitment = string(field()), field(), field()
+	if bytes.Count(d.b, []byte{0}) != len(d.b) {
+		return nil, corrupt("bytes behind the last field")
+	}
 	if d.bad || s.JournalBytes < minJournalBytes || s.JournalBytes > maxJournalBytes || s.JournalBytes%pageSize != 0 {
 		return nil, corrupt("malformed fields")
 	}
@@ -186,9 +190,9 @@ func (s *summary) marshal() []byte {
 	b = append(b, s.setHash[:]...)
 	b = le.AppendUint64(b, s.session)
 	b = le.AppendUint32(b, uint32(len(s.replies)))
-	for unique, result := range s.replies {
+	for _, unique := range slices.Sorted(maps.Keys(s.replies)) {
 		b = le.AppendUint64(b, unique)
-		b = le.AppendUint64(b, result)
+		b = le.AppendUint64(b, s.replies[unique])
 	}
 	return b
 }
@@ -203,9 +207,11 @@ func unmarshalSummary(b []byte) (*summary, error) {
 	s.session = d.u64()
 	n := d.count(16)
 	s.replies = make(map[uint64]uint64, n)
-	for range n {
+	last := uint64(0)
+	for i := range n {
 		unique := d.u64()
-		s.replies[unique] = d.u64()
+		d.bad = d.bad || i > 0 && unique <= last
+		s.replies[unique], last = d.u64(), unique
 	}
 	if d.bad || len(d.b) > 0 {
 		return nil, errShort
