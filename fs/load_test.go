@@ -33,7 +33,7 @@ func errnoOf(err error) syscall.Errno {
 func loadMain() {
 	dir := os.Args[2]
 	work := map[string]func(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error{
-		"read": loadRead, "write": loadWrite, "names": loadNames, "append": loadAppend, "hammer": loadHammer,
+		"read": loadRead, "write": loadWrite, "names": loadNames, "append": loadAppend, "hammer": loadHammer, "fsx": loadFsx,
 	}
 	var stop atomic.Bool
 	var ops atomic.Int64
