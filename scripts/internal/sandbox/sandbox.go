@@ -29,6 +29,10 @@ func New() (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a working directory: %w", err)
 	}
+	// Tests act as other users inside.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
 	return &Sandbox{dir: dir}, nil
 }
 
