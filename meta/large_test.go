@@ -115,7 +115,9 @@ func TestVolume_CrashInLargeOperations(t *testing.T) {
 			}
 			for upto := begin; upto <= synced; upto++ {
 				for i, keep := range keeps {
-					crash := func() (*store.Recorder, error) { return rec.State(upto, keep.make(rand.New(rand.NewPCG(1, uint64(upto))))) }
+					crash := func() (*store.Recorder, error) {
+						return rec.State(upto, keep.make(rand.New(rand.NewPCG(1, uint64(upto)))))
+					}
 					if i == 0 {
 						crash = func() (*store.Recorder, error) { return rec.Killed(upto) }
 					}

@@ -58,24 +58,24 @@ func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
 	return p, nil
 }
 
-// readAttempts bounds how often a read looks again for data that moved away
-// under it. Between look-up and reading, the data may be rewritten and its old
-// place punched: reading then fails authentication, and looking again finds
-// the new place. What fails every time is damaged.
-const readAttempts = 3
-
 // Read fills dst from byte off of a file and returns how many bytes there were.
+// It holds no lock while it reads from segments: between look-up and reading,
+// the data may be rewritten and its old place punched, and reading then fails
+// authentication. So what fails is looked up again, at last with the
+// file's data lock, under which nothing moves: that failure is damage.
 func (v *Volume) Read(ino uint64, dst []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, ErrInvalid
 	}
-	for range readAttempts {
-		n, err = v.readOnce(ino, dst, uint64(off))
-		if err == nil {
+	for range 2 {
+		if n, err = v.readOnce(ino, dst, uint64(off)); err == nil {
 			return n, nil
 		}
 	}
-	return 0, err
+	lock := v.dataLock(ino)
+	lock.Lock()
+	defer lock.Unlock()
+	return v.readOnce(ino, dst, uint64(off))
 }
 
 func (v *Volume) readOnce(ino uint64, dst []byte, off uint64) (int, error) {
