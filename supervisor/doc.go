@@ -12,8 +12,8 @@
 //   - server.go: the admin socket; its types and client are in supervisor/api
 //   - accounts.go, keys.go, leases.go: accounts, their keys, the lease runners
 //   - volumes.go, create.go, mount.go, options.go, check.go: what commands do
-//   - mounted.go: the loop of one mounted volume, with takeover.go, suspend.go
-//     and unmount.go for its parts
+//   - mounted.go: the loop of one mounted volume, with takeover.go, suspend.go,
+//     unmount.go and ending.go for its parts
 //   - spawn.go: starting workers
 //
 // # Who may do what at the same time

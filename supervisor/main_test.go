@@ -69,6 +69,9 @@ type daemon struct {
 	*api.Client
 }
 
+// rescueAfter is longer than any test takes.
+const rescueAfter = 4 * time.Minute
+
 // startDaemon runs a daemon on a state directory; it ends with the test.
 func startDaemon(t *testing.T, dir string) *daemon {
 	t.Helper()
@@ -105,7 +108,16 @@ func tryDaemon(t *testing.T, dir string) (*daemon, error) {
 		return nil, errors.New(strings.TrimSpace(line))
 	}
 	d.Client = api.NewClient(filepath.Join(dir, "cmkfsd.sock"))
-	t.Cleanup(func() { d.stop() })
+	// Before the test's time is up: a program that waits for a mount that
+	// nobody serves cannot even be killed.
+	rescue := time.AfterFunc(rescueAfter, func() {
+		t.Error("the test takes too long; aborting its mounts")
+		d.abort()
+	})
+	t.Cleanup(func() {
+		rescue.Stop()
+		d.stop()
+	})
 	return d, nil
 }
 
@@ -117,6 +129,7 @@ func (d *daemon) stop() {
 	case <-d.ended:
 	case <-time.After(30 * time.Second):
 		d.t.Error("the daemon does not end")
+		d.abort()
 		d.kill()
 	}
 }
@@ -125,6 +138,18 @@ func (d *daemon) stop() {
 func (d *daemon) kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.ended
+}
+
+// abort ends the daemon's mounts by force, so that nothing of a failed test
+// hangs on them.
+func (d *daemon) abort() {
+	infos, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", d.cmd.Process.Pid))
+	for _, info := range infos {
+		b, _ := os.ReadFile(info)
+		if _, conn, ok := strings.Cut(string(b), "fuse_connection:"); ok {
+			_ = os.WriteFile("/sys/fs/fuse/connections/"+strings.TrimSpace(conn)+"/abort", []byte("1"), 0)
+		}
+	}
 }
 
 // testLog shows a process's log if the test fails or is verbose.

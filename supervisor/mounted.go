@@ -96,6 +96,8 @@ type mounted struct {
 	waiters     []chan<- error // who waits for the suspension or restoration under way
 	unmounting  *command       // an unmount that the kernel is carrying out
 	unmountDone chan error     // its result
+	endBy       time.Time      // when a worker that is to end is killed
+	dying       int            // how often it was seen dying since
 	closeErr    error          // with which the mount has ended
 }
 
@@ -238,10 +240,7 @@ func (m *mounted) timeUp() {
 	case phaseBackoff:
 		m.startWorker(false)
 	case phaseSuspending, phaseClosing:
-		m.log.Warn("the worker did not end in time; killing it")
-		if w := m.worker(); w != nil {
-			w.kill()
-		}
+		m.watchEnd()
 	}
 }
 

@@ -37,7 +37,7 @@ func (m *mounted) suspend(c command) {
 		}}); err != nil {
 			w.kill() // it is not listening
 		}
-		m.wait.Reset(max(0, worker.Until(c.deadline)) + killAfter)
+		m.expectEnd(max(0, worker.Until(c.deadline)) + killAfter)
 		m.waiters = append(m.waiters, c.done)
 	case phaseStarting:
 		m.settle(api.Errorf(api.CodeSuspended, "the volume was suspended while access was being restored"))

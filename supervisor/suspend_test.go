@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,6 +80,73 @@ func TestSuspend_OpenFiles_FailAndComeBack(t *testing.T) {
 				t.Errorf("write after restoring: %v", err)
 			}
 		})
+	}
+}
+
+// TestSuspend_WorkerKilledMeanwhile: however the worker ends while it suspends,
+// the volume is suspended afterwards, and nothing that was answered is lost.
+func TestSuspend_WorkerKilledMeanwhile(t *testing.T) {
+	r := newRig(t)
+	content := make([]byte, 8<<20)
+	rand.Read(content)
+	if err := os.WriteFile(r.path("file"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(r.path("file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for i := range 4 {
+		readers.Go(func() {
+			buf := make([]byte, 64<<10)
+			for n := i; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				off := n * 7919 % (len(content) - len(buf))
+				got, err := f.ReadAt(buf, int64(off))
+				if err == nil && !bytes.Equal(buf, content[off:off+len(buf)]) {
+					t.Errorf("wrong contents at %d, %d bytes", off, got)
+					return
+				}
+				if err != nil && !errnoIs(err, unix.ENOKEY) {
+					t.Errorf("read: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for n := range 12 {
+		pid := r.volume().WorkerPID
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.SuspendVolume(r.ctx, "acct", "vol")
+			done <- err
+		}()
+		time.Sleep(time.Duration(n) * time.Millisecond)
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have ended by then
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if v := r.volume(); v.State != api.VolumeSuspended {
+			t.Fatalf("%+v", v)
+		}
+		if _, err := f.Stat(); !errnoIs(err, unix.ENOKEY) {
+			t.Errorf("fstat while suspended: %v", err)
+		}
+		if _, err := r.RestoreVolume(r.ctx, "acct", "vol"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	readers.Wait()
+	if got, err := os.ReadFile(r.path("file")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("at the end: %d bytes, %v", len(got), err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (m *mounted) forceOut() {
 	if err := w.conn.Send(worker.Request{Unmount: &worker.Unmount{}}); err != nil {
 		w.kill()
 	}
-	m.wait.Reset(closeTimeout)
+	m.expectEnd(closeTimeout)
 }
 
 // close goes on after the mount's end: the worker checkpoints and exits by
@@ -128,7 +128,7 @@ func (m *mounted) close() {
 		if err := w.conn.Send(worker.Request{Unmount: &worker.Unmount{}}); err != nil {
 			w.kill()
 		}
-		m.wait.Reset(closeTimeout)
+		m.expectEnd(closeTimeout)
 	case m.attempt != nil:
 		m.attempt.cancel() // attemptEnded goes on
 	default:

@@ -1,0 +1,74 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/fs"
+)
+
+const (
+	// endLook is how often the loop looks at a worker that is to end.
+	endLook = 100 * time.Millisecond
+	// dyingLooks is after how many looks a worker that dies but does not end is
+	// stuck. The other threads of a dying process are gone in far less time.
+	dyingLooks = 3
+)
+
+// expectEnd gives the worker a time to end by itself.
+func (m *mounted) expectEnd(within time.Duration) {
+	m.endBy, m.dying = time.Now().Add(within), 0
+	m.wait.Reset(endLook)
+}
+
+// watchEnd looks after a worker that is to end. One that takes too long is
+// killed. One that was killed, by us or by somebody else, may not be able to
+// die: a thread of it that invalidates the kernel's pages waits, unkillably,
+// for the answer to a READ that another of its threads had taken. With that one
+// dead nobody but us can answer it.
+func (m *mounted) watchEnd() {
+	w := m.worker()
+	if w == nil {
+		return // an attempt is being cancelled
+	}
+	m.wait.Reset(endLook)
+	if !dying(w.pid) {
+		if time.Now().After(m.endBy) {
+			m.log.Warn("the worker did not end in time; killing it", "pid", w.pid)
+			w.kill()
+			m.endBy = time.Now().Add(time.Hour) // once
+		}
+		return
+	}
+	if m.dying++; m.dying >= dyingLooks && m.answerer == nil {
+		m.log.Warn("the worker cannot die; answering in its place", "pid", w.pid)
+		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
+	}
+}
+
+// dying says whether a child of ours is exiting or has been killed: its first
+// thread is gone or has a SIGKILL that it cannot take yet.
+func dying(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
+		switch value = strings.TrimSpace(value); name {
+		case "State":
+			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
+				return true
+			}
+		case "SigPnd":
+			pending, err := strconv.ParseUint(value, 16, 64)
+			return err == nil && pending&(1<<(unix.SIGKILL-1)) != 0
+		}
+	}
+	return false
+}
