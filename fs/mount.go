@@ -133,3 +133,22 @@ func ClearStale(mountpoint string) (bool, error) {
 		cleared = true
 	}
 }
+
+// AbortStale ends the connection of a mount of ours whose processes are all
+// gone or cannot end: a worker that was killed while it invalidated pages may
+// wait, unkillably, for an answer that nobody can give. It reports whether there
+// was such a mount. ClearStale then removes it. Nothing is asked of the mount.
+func AbortStale(mountpoint string) (bool, error) {
+	m, ok, err := findMount(mountpoint)
+	if err != nil {
+		return false, fmt.Errorf("look for a stale mount: %w", err)
+	}
+	if !ok || m.fsType != fsType || m.major != 0 {
+		return false, nil
+	}
+	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.minor)
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("abort the stale mount %s: %w", m.point, err)
+	}
+	return true, nil
+}

@@ -1,10 +1,16 @@
 package supervisor_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +39,58 @@ func TestCrash_EverythingKilled(t *testing.T) {
 		}
 		<-r.ended
 	})
+}
+
+// readFile reads a file from the mount, not from the cache, until it fails.
+func readFile(path string, first int64) {
+	buf := make([]byte, 64<<10)
+	for {
+		f, err := os.Open(path)
+		if err != nil {
+			return
+		}
+		for off := first << 20; err == nil; off += 65 << 10 {
+			_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+			_, err = f.ReadAt(buf, off)
+		}
+		f.Close()
+		if !errors.Is(err, io.EOF) {
+			return
+		}
+	}
+}
+
+// TestCrash_KilledWhileDraining kills a worker that drains because its
+// supervisor was killed, while programs read. What is stuck then is cleared by
+// the next daemon.
+func TestCrash_KilledWhileDraining(t *testing.T) {
+	for n := range 6 {
+		r := newRig(t)
+		content := make([]byte, 8<<20)
+		if err := os.WriteFile(r.path("file"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// Programs of their own: whoever has files open on a mount that does not
+		// answer cannot start another program.
+		var readers sync.WaitGroup
+		for i := range 4 {
+			reader := exec.Command("/proc/self/exe", "read", r.path("file"), fmt.Sprint(i))
+			readers.Go(func() { _ = reader.Run() })
+		}
+		time.Sleep(100 * time.Millisecond)
+		pid := r.volume().WorkerPID
+		_ = r.cmd.Process.Kill()
+		time.Sleep(time.Duration(n) * 600 * time.Microsecond)
+		_ = unix.Kill(pid, unix.SIGKILL)
+		<-r.ended
+		r.daemon = startDaemon(t, r.dir)
+		readers.Wait()
+		r.mustMount()
+		if got, err := os.ReadFile(r.path("file")); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("after the crash: %d bytes, %v", len(got), err)
+		}
+		r.stop()
+	}
 }
 
 func crash(t *testing.T, kill func(*rig)) {

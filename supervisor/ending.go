@@ -30,25 +30,34 @@ func (m *mounted) expectEnd(within time.Duration) {
 // killed. One that was killed, by us or by somebody else, may not be able to
 // die: a thread of it that invalidates the kernel's pages waits, unkillably,
 // for the answer to a READ that another of its threads had taken. With that one
-// dead nobody but us can answer it.
+// dead nobody but us can answer it (watchDying).
 func (m *mounted) watchEnd() {
 	w := m.worker()
 	if w == nil {
 		return // an attempt is being cancelled
 	}
 	m.wait.Reset(endLook)
-	if !dying(w.pid) {
-		if time.Now().After(m.endBy) {
-			m.log.Warn("the worker did not end in time; killing it", "pid", w.pid)
-			w.kill()
-			m.endBy = time.Now().Add(time.Hour) // once
-		}
+	if m.watchDying() || time.Now().Before(m.endBy) {
 		return
+	}
+	m.log.Warn("the worker did not end in time; killing it", "pid", w.pid)
+	w.kill()
+	m.endBy = time.Now().Add(time.Hour) // once
+}
+
+// watchDying reports whether the worker is dying, and answers in its place if
+// it cannot.
+func (m *mounted) watchDying() bool {
+	w := m.worker()
+	if w == nil || !dying(w.pid) {
+		m.dying = 0
+		return false
 	}
 	if m.dying++; m.dying >= dyingLooks && m.answerer == nil {
 		m.log.Warn("the worker cannot die; answering in its place", "pid", w.pid)
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
 	}
+	return true
 }
 
 // dying says whether a child of ours is exiting or has been killed: its first

@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case "serve":
 			os.Exit(serve(os.Args[2]))
+		case "read":
+			first, _ := strconv.Atoi(os.Args[3])
+			readFile(os.Args[2], int64(first))
+			os.Exit(0)
 		}
 	}
 	os.Exit(m.Run())
@@ -90,6 +94,7 @@ func tryDaemon(t *testing.T, dir string) (*daemon, error) {
 	d := &daemon{t: t, dir: dir, ended: make(chan struct{})}
 	d.cmd = exec.Command("/proc/self/exe", "serve", dir)
 	d.cmd.Stderr = &testLog{t: t, name: t.Name()}
+	d.cmd.WaitDelay = time.Second // a worker that cannot die holds it
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +193,6 @@ func newRig(t *testing.T, options ...string) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unmountLeft(r.mount) })
-	_ = os.Remove(logPath(t))
 	t.Cleanup(func() {
 		b, _ := os.ReadFile(logPath(t))
 		if t.Failed() || testing.Verbose() {

@@ -161,6 +161,9 @@ func (m *mounted) renew(deadline int64) {
 // that no runner extends are good for much longer.
 const renewEvery = 30 * time.Second
 
+// lookEvery is how often the loop looks whether its worker is dying.
+const lookEvery = time.Second
+
 // renewNow tells the worker the lease as it is now.
 func (m *mounted) renewNow() {
 	if deadline, err := m.lease(); err == nil {
@@ -189,6 +192,8 @@ func (m *mounted) run(first *workerProcess) {
 	m.unmountDone = make(chan error, 1)
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	if first != nil {
 		m.handOver(first)
 	} else {
@@ -210,6 +215,10 @@ func (m *mounted) run(first *workerProcess) {
 			m.timeUp()
 		case <-renew.C:
 			m.renewNow()
+		case <-look.C:
+			if m.phase() == phaseServing {
+				m.watchDying()
+			}
 		}
 	}
 	m.gone()

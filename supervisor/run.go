@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
-	"cmkfs/fs"
 	"cmkfs/keyagent"
 )
 
@@ -169,56 +168,6 @@ func (s *Supervisor) waitIdle() {
 		n := len(s.mu.busy)
 		s.mu.Unlock()
 		if n == 0 {
-			return
-		}
-	}
-}
-
-// orphanWait is how long a worker may live on whose supervisor was killed.
-const orphanWait = 15 * time.Second
-
-// clearStale removes the mounts that a daemon left behind which was killed, or
-// whose host crashed. Its workers may still be draining; only when they are
-// gone are their mounts dead and may be touched.
-func (s *Supervisor) clearStale(accounts []string) {
-	for _, a := range accounts {
-		names, err := s.dir.Volumes(a)
-		if err != nil {
-			s.log.Warn("the volumes of an account cannot be listed", "account", a, "err", err)
-			continue
-		}
-		for _, v := range names {
-			record, err := s.dir.Volume(a, v)
-			if err != nil || record.MountPoint == "" {
-				continue
-			}
-			waitUnlocked(filepath.Join(s.dir.VolumeDir(a, v), "lock"))
-			cleared, err := fs.ClearStale(record.MountPoint)
-			if err != nil {
-				s.log.Warn("a stale mount cannot be cleared", "mountPoint", record.MountPoint, "err", err)
-				continue
-			}
-			if cleared {
-				s.log.Info("cleared a stale mount", "vol", a+"/"+v, "mountPoint", record.MountPoint)
-			}
-			record.MountPoint, record.Options = "", nil
-			if err := s.dir.SaveVolume(a, record); err != nil {
-				s.log.Warn("the volume's record cannot be stored", "vol", a+"/"+v, "err", err)
-			}
-		}
-	}
-}
-
-// waitUnlocked waits, for a bounded time, until no process holds the lock of a
-// volume.
-func waitUnlocked(path string) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return // no lock file, no holder
-	}
-	defer f.Close()
-	for end := time.Now().Add(orphanWait); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return
 		}
 	}
