@@ -244,6 +244,18 @@ func hung(t *testing.T, key hsm.Config) {
 	}
 }
 
+// An agent that was stopped before it read a request is not waited for.
+func TestClient_HungAgentIsReplacedInTime(t *testing.T) {
+	key, c := platformKey(t), client(t, 30*time.Second)
+	if _, err := c.Examine(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(c.PID(), syscall.SIGSTOP)
+	if _, err := c.Examine(t.Context(), key); err != nil {
+		t.Errorf("the fresh agent was not asked: %v", err)
+	}
+}
+
 func TestClient_HungAgentDoesNotFailOthers(t *testing.T) {
 	key, c := platformKey(t), client(t, 10*time.Second)
 	if _, err := c.Examine(t.Context(), key); err != nil {

@@ -173,9 +173,9 @@ func unreachable(op, reason, message string, err error) error {
 	return &hsm.Error{Op: op, Kind: hsm.KindUnreachable, Reason: reason, Message: message, Err: err}
 }
 
-// call sends one request and waits for its answer. An agent that this client
-// killed because of *another* call's deadline is no answer to this one, so it
-// is asked again; an agent that died by itself may have died of this request,
+// call sends one request and waits for its answer. If this client killed the
+// agent because of *another* call's deadline, or because it did not even read
+// this request, the fresh one is asked; an agent that died by itself may have died of this request,
 // so it is not.
 func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)

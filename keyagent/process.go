@@ -54,9 +54,15 @@ type process struct {
 
 // waiter is a call under way.
 type waiter struct {
-	ch   chan reply // room for one; closed without a value when the process ended
-	keys []hsm.Info // of the parts that have come
+	accepted chan struct{} // closed when the agent has read the request
+	once     sync.Once     // closes it: the agent's messages are not trusted
+	ch       chan reply    // room for one; closed without a value when the process ended
+	keys     []hsm.Info    // of the parts that have come
 }
+
+// acceptWithin is how long a live agent may take to read a request. It is long
+// because the machine may be busy.
+const acceptWithin = 5 * time.Second
 
 // start runs the agent with its end of the socket pair as SocketFD.
 func start(cfg Config) (*process, error) {
@@ -130,6 +136,10 @@ func (p *process) deliver(r reply) {
 	if !ok {
 		return // the caller has given up
 	}
+	if r.Accepted {
+		w.once.Do(func() { close(w.accepted) })
+		return
+	}
 	w.keys = append(w.keys, r.Keys...)
 	if r.More {
 		return
@@ -165,13 +175,14 @@ func (p *process) kill(why end) {
 }
 
 // roundTrip sends one request and waits for the reply, the end of the process
-// or the end of the context. The error is for a request that cannot be sent.
+// or the end of the context; an agent that does not even read the request is
+// killed earlier. The error is for a request that cannot be sent.
 func (p *process) roundTrip(ctx context.Context, req request, file *os.File) (reply, end, error) {
 	deadline, _ := ctx.Deadline() // call has set one
 	left := time.Until(deadline)
 	req.Millis = (left - min(left/10, time.Second)).Milliseconds()
 
-	w := &waiter{ch: make(chan reply, 1)}
+	w := &waiter{accepted: make(chan struct{}), ch: make(chan reply, 1)}
 	p.mu.Lock()
 	if p.ended() {
 		defer p.mu.Unlock()
@@ -193,18 +204,30 @@ func (p *process) roundTrip(ctx context.Context, req request, file *os.File) (re
 		}
 		return reply{}, endNone, err
 	}
-	select {
-	case r, ok := <-w.ch:
-		if !ok {
-			return reply{}, p.reason(), nil
+	accepted := w.accepted
+	unread := time.NewTimer(acceptWithin)
+	defer unread.Stop()
+	for {
+		select {
+		case <-accepted:
+			accepted = nil // known by now
+			unread.Stop()
+		case r, ok := <-w.ch:
+			if !ok {
+				return reply{}, p.reason(), nil
+			}
+			return r, endNone, nil
+		case <-unread.C:
+			p.forget(req.ID)
+			p.hung(req)
+			return reply{}, endHung, nil // not because of this request
+		case <-ctx.Done():
+			p.forget(req.ID)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return reply{}, endCancelled, nil
+			}
+			return reply{}, p.hung(req), nil
 		}
-		return r, endNone, nil
-	case <-ctx.Done():
-		p.forget(req.ID)
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return reply{}, endCancelled, nil
-		}
-		return reply{}, p.hung(req), nil
 	}
 }
 

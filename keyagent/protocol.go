@@ -37,11 +37,15 @@ type request struct {
 	VEK      *VEK       `json:"vek,omitempty"`
 }
 
-// reply answers the request with the same ID. Only list-keys has several: all
-// but the last have More set.
+// reply answers the request with the same ID. The first one to each says only
+// that it was read (Accepted), at once, which tells an agent that hangs from a
+// key that takes its time. Only list-keys has several others: all but the last
+// have More set.
 type reply struct {
-	ID    uint64     `json:"id"`
-	More  bool       `json:"more,omitempty"`
+	ID       uint64 `json:"id"`
+	Accepted bool   `json:"accepted,omitempty"`
+	More     bool   `json:"more,omitempty"`
+
 	Error *wireError `json:"error,omitempty"`
 	Info  *hsm.Info  `json:"info,omitempty"`
 	AEK   *AEK       `json:"aek,omitempty"`

@@ -59,6 +59,7 @@ func Serve(fd int) error {
 		if err := json.Unmarshal(buf[:n], &req); err != nil {
 			return fmt.Errorf("keyagent: malformed request: %w", err)
 		}
+		s.write(reply{ID: req.ID, Accepted: true})
 		// Not waited for: a module may hold its goroutine for ever, and the end
 		// of the process is what ends it.
 		go s.serve(req, to)
