@@ -189,6 +189,30 @@ func TestClient_RefusesWhatDoesNotBelongTogether(t *testing.T) {
 	want(t, err, hsm.KindMisconfigured, "KeySource")
 }
 
+// halt stops a process and waits until it stands still.
+func halt(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && strings.Contains(string(b), ") T ")
+	})
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, f func() bool) {
+	t.Helper()
+	for range 2000 {
+		if f() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatal("it never happened")
+}
+
 func TestClient_KilledAgent(t *testing.T) {
 	for name, key := range sources(t) {
 		t.Run(name, func(t *testing.T) { killed(t, key) })
@@ -203,13 +227,13 @@ func killed(t *testing.T, key hsm.Config) {
 	}
 	first := c.PID()
 	// Stopped first, so that the call is under way when the agent dies.
-	syscall.Kill(first, syscall.SIGSTOP)
+	halt(t, first)
 	result := make(chan error)
 	go func() {
 		_, err := c.Check(context.WithoutCancel(t.Context()), key, "a", a)
 		result <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, func() bool { return c.Pending() == 1 })
 	syscall.Kill(first, syscall.SIGKILL)
 	want(t, <-result, hsm.KindUnreachable, "AgentDied")
 	if _, err := c.Check(t.Context(), key, "a", a); err != nil {
@@ -233,7 +257,7 @@ func hung(t *testing.T, key hsm.Config) {
 		t.Fatal(err)
 	}
 	first := c.PID()
-	syscall.Kill(first, syscall.SIGSTOP)
+	halt(t, first)
 	_, err = c.Check(t.Context(), key, "a", a)
 	want(t, err, hsm.KindUnreachable, "AgentHung")
 	if _, err := c.Check(t.Context(), key, "a", a); err != nil {
@@ -250,7 +274,7 @@ func TestClient_HungAgentIsReplacedInTime(t *testing.T) {
 	if _, err := c.Examine(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(c.PID(), syscall.SIGSTOP)
+	halt(t, c.PID())
 	if _, err := c.Examine(t.Context(), key); err != nil {
 		t.Errorf("the fresh agent was not asked: %v", err)
 	}
@@ -261,13 +285,13 @@ func TestClient_HungAgentDoesNotFailOthers(t *testing.T) {
 	if _, err := c.Examine(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(c.PID(), syscall.SIGSTOP)
+	halt(t, c.PID())
 	patient := make(chan error)
 	go func() {
 		_, err := c.Examine(context.WithoutCancel(t.Context()), key)
 		patient <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, func() bool { return c.Pending() == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := c.Examine(ctx, key)
@@ -353,9 +377,7 @@ func TestAgent_WrongPINOnceAcrossRestarts(t *testing.T) {
 	want(t, err, hsm.KindDenied, "CKR_PIN_INCORRECT")
 	killed := c.PID()
 	syscall.Kill(killed, syscall.SIGKILL)
-	for c.PID() == killed {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, func() bool { return c.PID() != killed })
 	// The token now opens with the refused PIN only: had it been tried again,
 	// the check would succeed.
 	token.ChangePIN(t, "000000")
@@ -460,14 +482,7 @@ func TestClient_ReplacesUsedAgent(t *testing.T) {
 	}
 	first := c.PID()
 	c.SetRetireAfter(time.Hour) // of the next
-	for deadline := time.Now().Add(20 * time.Second); c.PID() == first; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("a used agent is never replaced")
-		}
-	}
-	for syscall.Kill(first, 0) == nil { // being reaped
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, func() bool { return c.PID() != first && syscall.Kill(first, 0) != nil })
 	second := c.PID()
 	if second == 0 {
 		t.Fatal("no fresh agent waits")
