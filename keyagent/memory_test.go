@@ -45,15 +45,21 @@ func searchMemory(t *testing.T, pid int, key []byte, inverted bool) bool {
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil || !strings.HasPrefix(mode, "rw") {
 			continue
 		}
-		for at := from; at < to; at += uintptr(len(buf) - len(key)) {
-			n, _ := mem.ReadAt(buf[:min(uintptr(len(buf)), to-at)], int64(at))
-			total += n
-			if pid == os.Getpid() && at+uintptr(n) > own && at < own+uintptr(len(buf)) {
-				continue // the buffer itself
+		for at := from; at < to; {
+			n := min(uintptr(len(buf)), to-at)
+			if pid == os.Getpid() && at < own+uintptr(len(buf)) && at+n > own { // the buffer itself
+				if at >= own {
+					at = own + uintptr(len(buf))
+					continue
+				}
+				n = own - at
 			}
-			if inverted && containsComplement(buf[:n], key) || !inverted && bytes.Contains(buf[:n], key) {
+			got, _ := mem.ReadAt(buf[:n], int64(at))
+			total += got
+			if inverted && containsComplement(buf[:got], key) || !inverted && bytes.Contains(buf[:got], key) {
 				return true
 			}
+			at += max(n-min(n-1, uintptr(len(key)-1)), 1) // what lies across two reads is found, too
 		}
 	}
 	if total < 1<<20 {
