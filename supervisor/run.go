@@ -77,9 +77,17 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	defer listener.Close()
+	if cfg.MetricsListen != "" {
+		metrics, err := listenMetrics(cfg.MetricsListen)
+		if err != nil {
+			return err
+		}
+		defer metrics.Close()
+		go s.serveMetrics(metrics)
+	}
 	names, err := dir.Accounts()
 	if err != nil {
-		listener.Close()
 		return err
 	}
 	s.clearStale(names)

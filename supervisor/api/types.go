@@ -24,7 +24,6 @@ import (
 //	POST   /v1/accounts/{a}/volumes/{v}/unmount     Unmount -> VolumeStatus
 //	POST   /v1/accounts/{a}/volumes/{v}/suspend     -> VolumeStatus
 //	POST   /v1/accounts/{a}/volumes/{v}/restore-access -> VolumeStatus
-//	GET    /metrics                                 Prometheus text, if the daemon offers it
 //
 // Every request is answered when what it asks for is done. A failure has a
 // status code above 399 and the body {"error": Error}.
