@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // secret is a text that must be found nowhere once a volume is suspended: the
@@ -71,12 +72,16 @@ func (d *demo) searchMemory(daemon int, secrets []secret) error {
 // swap. Pages it never touched are left alone: reading them would make them.
 func searchProcess(pid int, secrets []secret) error {
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
+	if ended(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	defer mem.Close()
 	pagemap, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
-	if err != nil {
+	if ended(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	defer pagemap.Close()
@@ -97,6 +102,12 @@ func searchProcess(pid int, secrets []secret) error {
 		}
 	}
 	return nil
+}
+
+// ended reports whether a file of a process is missing because the process has
+// ended meanwhile: key agents are replaced all the time.
+func ended(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 }
 
 // touched returns the parts of a mapping that are in memory or in swap.
