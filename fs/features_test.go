@@ -542,6 +542,13 @@ func testSUID(t *testing.T, dir string) {
 	if m := stat(t, p).Mode & 07777; m != 02666 {
 		t.Errorf("mode %o, set-group-ID without x", m)
 	}
+	// Of a pipe, too.
+	must(t, unix.Mkfifo(dir+"/fifo", 0777))
+	must(t, os.Chmod(dir+"/fifo", 0777|os.ModeSetuid|os.ModeSetgid))
+	must(t, os.Chown(dir+"/fifo", 1, 1))
+	if m := stat(t, dir+"/fifo").Mode & 07777; m != 0777 {
+		t.Errorf("mode %o of a pipe after chown", m)
+	}
 	// Root's own write leaves them.
 	must(t, os.Chmod(p, 0777|os.ModeSetuid))
 	f, err := os.OpenFile(p, os.O_WRONLY, 0)

@@ -85,7 +85,7 @@ const xattrCapability = "security.capability"
 // dropPrivileges clears what would let a changed file run with more rights than
 // its writer has: set-user-ID, set-group-ID and capabilities.
 func (t *tx) dropPrivileges(n *inode) error {
-	if n.isRegular() {
+	if !n.isDir() {
 		n.clearPriv()
 	}
 	return t.dropCapability(n)
