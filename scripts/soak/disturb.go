@@ -14,9 +14,10 @@ var disturbances = []struct {
 	percent int
 	do      func(*soak) error
 }{
-	{"worker killed", 55, (*soak).killWorker},
-	{"key agent killed", 10, (*soak).killAgent},
-	{"suspended and restored", 12, (*soak).suspend},
+	{"worker killed", 50, (*soak).killWorker},
+	{"key agent killed", 8, (*soak).killAgent},
+	{"suspended and restored", 10, (*soak).suspend},
+	{"worker killed while suspending", 9, (*soak).killSuspending},
 	{"remounted", 8, (*soak).remount},
 	{"daemon killed", 8, (*soak).killDaemon},
 	{"everything killed", 7, (*soak).killAll},
@@ -86,6 +87,33 @@ func (s *soak) suspend() error {
 			}
 		}
 		return nil
+	})
+}
+
+// killSuspending kills the worker somewhere in the suspending sequence, or
+// soon after.
+func (s *soak) killSuspending() error {
+	return s.withFailures(func() error {
+		suspended := make(chan error, 1)
+		go func() {
+			_, err := s.Cmkfs("volume", "suspend", "v")
+			suspended <- err
+		}()
+		time.Sleep(time.Duration(s.rng.IntN(80)) * time.Millisecond)
+		if err := s.killWorker(); err != nil {
+			return err
+		}
+		if err := <-suspended; err != nil {
+			return err
+		}
+		if err := s.Await(20*time.Second, "volume suspended", func() (bool, error) {
+			st, err := s.Status()
+			return err == nil && st.States()["suspended"], err
+		}); err != nil {
+			return err
+		}
+		_, err := s.Cmkfs("volume", "restore-access", "v")
+		return err
 	})
 }
 
