@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cmkfs/hsm"
 )
 
 // Dir is a state directory. Its layout:
@@ -211,7 +214,28 @@ func (d *Dir) Account(name string) (*Account, error) {
 	if a.Name != name {
 		return nil, fmt.Errorf("the folder of account %s holds account %s", name, a.Name)
 	}
+	a.AEKs = placePlatformKey(a.AEKs, d.PlatformKeyPath())
 	return &a, nil
+}
+
+// placePlatformKey returns the records with another path of the
+// platform-managed key. It is stored relative to the state directory, so that a
+// copy of the directory uses its own, and absolute in memory.
+func placePlatformKey(records []AEKRecord, path string) []AEKRecord {
+	records = slices.Clone(records)
+	for i := range records {
+		if records[i].Key.Platform != nil {
+			records[i].Key.Platform = &hsm.PlatformConfig{KeyFile: path}
+		}
+	}
+	return records
+}
+
+// writeAccount replaces a folder's account.json.
+func (d *Dir) writeAccount(dir string, a *Account) error {
+	stored := *a
+	stored.AEKs = placePlatformKey(a.AEKs, filepath.Base(d.PlatformKeyPath()))
+	return writeJSON(filepath.Join(dir, "account.json"), &stored)
 }
 
 // CreateAccount stores a new account. A crash leaves it complete or not there.
@@ -230,7 +254,7 @@ func (d *Dir) CreateAccount(a *Account) error {
 	if err := os.MkdirAll(filepath.Join(half, "volumes"), 0o700); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(half, "account.json"), a); err != nil {
+	if err := d.writeAccount(half, a); err != nil {
 		return err
 	}
 	if err := os.Rename(half, final); err != nil {
@@ -244,11 +268,10 @@ func (d *Dir) SaveAccount(a *Account) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	path := d.accountFile(a.Name, "account.json")
-	if _, err := os.Lstat(path); err != nil {
+	if _, err := os.Lstat(d.accountFile(a.Name, "account.json")); err != nil {
 		return failf(ErrNotFound, "there is no account %q", a.Name)
 	}
-	return writeJSON(path, a)
+	return d.writeAccount(d.accountDir(a.Name), a)
 }
 
 // DeleteAccount removes an account without volumes, and its events.

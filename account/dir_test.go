@@ -133,6 +133,35 @@ func TestDir_Account_RoundTrip(t *testing.T) {
 	}
 }
 
+func TestDir_Account_CopyHasItsOwnPlatformKey(t *testing.T) {
+	d := newDir(t)
+	a := newAccount("a")
+	a.AEKs[0].Key.Platform = &hsm.PlatformConfig{KeyFile: d.PlatformKeyPath()}
+	if err := d.CreateAccount(a); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(d.Path())); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(copied, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d2, err := account.Open(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []*account.Dir{d, d2} {
+		got, err := dir.Account("a")
+		if err != nil || got.AEKs[0].Key.Platform.KeyFile != dir.PlatformKeyPath() {
+			t.Errorf("%s: %+v %v", dir.Path(), got.AEKs[0].Key.Platform, err)
+		}
+	}
+	if a.AEKs[0].Key.Platform.KeyFile != d.PlatformKeyPath() {
+		t.Error("storing has changed the caller's record")
+	}
+}
+
 func TestDir_Account_UnknownVersionIsRefused(t *testing.T) {
 	d := newDir(t)
 	if err := d.CreateAccount(newAccount("a")); err != nil {
