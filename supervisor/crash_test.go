@@ -181,7 +181,7 @@ func TestCrash_KeyAgentKilled(t *testing.T) {
 	}
 	eventually(t, "another worker serves", func() bool {
 		v := r.volume()
-		return v.State == api.VolumeOnline && v.WorkerPID != old
+		return v.State == api.VolumeOnline && v.WorkerPID != old && v.WorkerPID != 0
 	})
 }
 

@@ -210,7 +210,7 @@ func (m *mounted) run(first *workerProcess) {
 		case err := <-m.unmountDone:
 			m.unmountEnded(err)
 		case <-m.answererEnded():
-			m.close() // the mount was ended by somebody else
+			m.answererGone()
 		case <-m.wait.C:
 			m.timeUp()
 		case <-renew.C:
@@ -298,6 +298,20 @@ func (m *mounted) answererEnded() <-chan struct{} {
 		return m.answerer.Done()
 	}
 	return nil
+}
+
+// answererGone reacts to an answerer that has ended by itself: usually because
+// somebody else has unmounted the volume.
+func (m *mounted) answererGone() {
+	m.answerer = nil
+	switch {
+	case m.device.Alive():
+		m.log.Error("refusing requests failed; beginning again")
+		time.Sleep(100 * time.Millisecond) // not in a tight circle
+		m.refuse()
+	case m.phase() != phaseClosing:
+		m.close()
+	}
 }
 
 // settle tells everybody who waits what came of it.

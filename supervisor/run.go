@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -182,8 +183,13 @@ func (s *Supervisor) waitIdle() {
 }
 
 // harden keeps the supervisor's memory out of core files and away from other
-// processes. It holds no key, but paths and the accounts' configuration.
+// processes (it holds no key, but paths and the accounts' configuration), and
+// descriptors that whoever started it left open away from its children.
 func harden() error {
+	const first = 3 // after the standard ones
+	if err := unix.CloseRange(first, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("inherited descriptors: %w", err)
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("core limit: %w", err)
 	}

@@ -268,7 +268,7 @@ func TestLease_SupervisorHangs(t *testing.T) {
 	}
 	eventually(t, "the volume is served again", func() bool {
 		v := r.volume()
-		return v.State == api.VolumeOnline && v.WorkerPID != pid
+		return v.State == api.VolumeOnline && v.WorkerPID != pid && v.WorkerPID != 0
 	})
 	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "content" {
 		t.Errorf("%q %v", b, err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -24,6 +25,10 @@ func confineThread(dir string) error {
 	runtime.LockOSThread()
 	if err := hideMemory(); err != nil {
 		return err
+	}
+	// What is not ours does not survive the exec.
+	if err := unix.CloseRange(FDKey+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("inherited descriptors: %w", err)
 	}
 	if err := dropCapabilities(); err != nil {
 		return err
