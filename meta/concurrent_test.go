@@ -15,6 +15,7 @@ import (
 // lane is one of several concurrent users of a volume, in a directory of its
 // own, with a model of that directory.
 type lane struct {
+	number int
 	steps  []step
 	models []*model
 	dumps  []string
@@ -31,10 +32,7 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history,
 	}
 	t.Cleanup(func() { rec.Close() })
 	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
-	v, err := h.reopen(rec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	v := openVolume(t, h.cfg)
 	all := make([]*lane, lanes)
 	for i := range all {
 		a, err := v.Mkdir(meta.Caller{}, meta.RootIno, fmt.Sprint("lane", i), 0o755)
@@ -42,7 +40,7 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history,
 			t.Fatal(err)
 		}
 		m := newTree(a.Ino)
-		all[i] = &lane{models: []*model{m}, dumps: []string{m.dump()}, mine: map[uint64]bool{}}
+		all[i] = &lane{number: i, models: []*model{m}, dumps: []string{m.dump()}, mine: map[uint64]bool{}}
 	}
 	if err := v.Sync(context.Background()); err != nil {
 		t.Fatal(err)
@@ -77,10 +75,11 @@ func (l *lane) step(v *meta.Volume, rec *store.Recorder, g *generator) error {
 	m := l.models[len(l.models)-1]
 	o := g.next(m)
 	s := step{op: o, start: rec.Len(), durable: o.kind == "sync"}
-	got := o.run(v, meta.Caller{})
+	got := o.run(v, l.caller(len(l.steps)))
 	s.end = rec.Len()
 	if got.err == nil && o.kind == "copy" {
 		o.length = min(o.length, int64(got.value))
+		s.op = o
 	}
 	if got.err == nil && o.newInode() { // the others take numbers, too
 		l.mine[got.value] = true
@@ -92,6 +91,43 @@ func (l *lane) step(v *meta.Volume, rec *store.Recorder, g *generator) error {
 	}
 	l.steps, l.models, l.dumps = append(l.steps, s), append(l.models, next), append(l.dumps, next.dump())
 	return nil
+}
+
+// caller is that of the lane's request i.
+func (l *lane) caller(i int) meta.Caller { return caller(l.number*1000 + i) }
+
+// resend delivers the lane's last request again, as the kernel does when the
+// worker that had it died. It must be applied once.
+func (l *lane) resend(v *meta.Volume, n int) error {
+	if n == 0 {
+		return nil
+	}
+	o := l.steps[n-1].op
+	_, want := o.apply(l.before(n - 1))
+	if want.err != nil || o.kind == "forget" || o.kind == "sync" {
+		return nil
+	}
+	if o.newInode() && l.expect(v, n, n) != nil {
+		return nil // it would be done now for the first time, and take a number of another lane's
+	}
+	if got := o.run(v, l.caller(n-1)); !sameOutcome(o, got, want) {
+		return fmt.Errorf("sent again, %v answered %v, want %v", o, got, want)
+	}
+	if err := l.expect(v, n, n); err != nil {
+		return fmt.Errorf("sent again, %v: %w", o, err)
+	}
+	return nil
+}
+
+// before is the model that the lane's operation i is applied to.
+func (l *lane) before(i int) *model {
+	m := l.models[i]
+	for ino := range l.models[i+1].nodes {
+		if m.nodes[ino] == nil { // the number the operation gave
+			return &model{m.root, m.nodes, ino}
+		}
+	}
+	return m
 }
 
 // expect checks that the lane's directory is as after [lo, hi] of its
@@ -145,7 +181,9 @@ func TestVolume_ConcurrentCrashes(t *testing.T) {
 }
 
 func (h *history) expectLanes(rec *store.Recorder, lanes []*lane, upto int, process bool) error {
-	v, err := h.reopen(rec)
+	cfg := h.cfg
+	cfg.Store = rec
+	v, err := meta.Open(context.Background(), cfg)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -166,6 +204,12 @@ func (h *history) expectLanes(rec *store.Recorder, lanes []*lane, upto int, proc
 		if err = l.expect(v, lo, hi); err != nil {
 			err = fmt.Errorf("lane %d: %w", i, err)
 			break
+		}
+		if process {
+			if err = l.resend(v, hi); err != nil {
+				err = fmt.Errorf("lane %d: %w", i, err)
+				break
+			}
 		}
 	}
 	return errors.Join(err, v.Abandon(), h.check(rec))
