@@ -321,8 +321,9 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 	next := v.seq + 1
 	proved, durable := v.seq, v.seq
 	gap := false
+	buf := make([]byte, v.journal.size)
 	for _, sc := range scans {
-		sc.data = make([]byte, v.journal.size)
+		sc.data = buf // one for all: a record's plaintext is a copy
 		if _, err := sc.slot.file.ReadAt(sc.data, 0); err != nil && !errors.Is(err, io.EOF) {
 			return nil, 0, err
 		}
