@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,8 +84,11 @@ func start(cfg Config) (*process, error) {
 	p := &process{conn: c.(*net.UnixConn), log: cfg.Log, dead: make(chan struct{})}
 	p.mu.pending = map[uint64]*waiter{}
 	p.cmd = exec.Command(cfg.Command[0], cfg.Command[1:]...)
+	p.cmd.Args[0] = os.Args[0]            // what ps shows
 	p.cmd.ExtraFiles = []*os.File{theirs} // SocketFD
 	p.cmd.Stderr = &lineLogger{log: cfg.Log}
+	// A Ctrl-C at the terminal is for the supervisor.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		p.conn.Close()
 		return nil, fmt.Errorf("keyagent: %w", err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ func Serve(fd int) error {
 	if err := harden(); err != nil {
 		return err
 	}
+	// The kernel's name for a program executed through /proc is "exe".
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "supervisor")
 	c, err := net.FileConn(f)

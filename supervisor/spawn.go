@@ -78,6 +78,7 @@ func (s *spawner) start(ctx context.Context, start worker.Start, find aek, onRep
 
 	args := append(append([]string(nil), s.command[1:]...), worker.Args(start.Dir)...)
 	cmd := exec.Command(s.command[0], args...)
+	cmd.Args[0] = os.Args[0]                 // what ps shows
 	cmd.ExtraFiles = []*os.File{far, keyFar} // worker.FDControl, worker.FDKey
 	cmd.Stderr = os.Stderr
 	if s.stderr != nil {
