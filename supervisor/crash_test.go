@@ -185,6 +185,31 @@ func TestCrash_KeyAgentKilled(t *testing.T) {
 	})
 }
 
+// TestCrash_KeyAgentHangs while a worker is needed: the agent is replaced.
+func TestCrash_KeyAgentHangs(t *testing.T) {
+	r := newRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	agents := children(t, r.cmd.Process.Pid, "key-agent")
+	for _, pid := range agents {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "x" {
+		t.Errorf("read: %q %v", b, err)
+	}
+	for _, pid := range agents {
+		if alive(pid) {
+			t.Errorf("key agent %d is left", pid)
+		}
+	}
+}
+
 // TestRun_SecondDaemon is refused, and the first goes on.
 func TestRun_SecondDaemon(t *testing.T) {
 	r := newRig(t)

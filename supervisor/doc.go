@@ -8,8 +8,9 @@
 // upgrading: a worker ends, the supervisor answers in its place or requests
 // wait in the kernel, a worker starts and takes over.
 //
-//   - run.go, config.go, shutdown.go: the daemon's life
-//   - server.go: the admin socket; its types and client are in supervisor/api
+//   - run.go, config.go, stale.go: the daemon's life, and what a killed one left
+//   - server.go, metrics.go: the admin socket (its types and client are in
+//     supervisor/api) and Prometheus
 //   - accounts.go, keys.go, leases.go: accounts, their keys, the lease runners
 //   - volumes.go, create.go, mount.go, options.go, check.go: what commands do
 //   - mounted.go: the loop of one mounted volume, with takeover.go, suspend.go,
@@ -27,8 +28,8 @@
 //
 // # Locks
 //
-// In this order, the outer one first: acct.changes (held while the key agent is
-// asked, by commands that change an account), then Supervisor.mu, acct.mu and
-// mounted.mu, which are innermost, held for a few instructions and never two at
-// a time.
+// In this order, the outer one first: Supervisor.creating, acct.changes (both
+// held while the key agent is asked, by commands that make or change an
+// account), then Supervisor.mu, acct.mu, mounted.mu and workerProcess.mu, which
+// are innermost, held for a few instructions and never two at a time.
 package supervisor
