@@ -62,6 +62,7 @@ func TestInfo_Usable(t *testing.T) {
 		"token":           {func(i *hsm.Info) { i.KeyID, i.Type = "pkcs11:object=k", "" }, "PKCS#11 key is not a valid RSA key"},
 		"short":           {func(i *hsm.Info) { i.Bits = 2047 }, "fewer than 2048"},
 		"disabled":        {func(i *hsm.Info) { i.Enabled = false }, "Azure Key Vault key is not enabled"},
+		"no decrypt":      {func(i *hsm.Info) { i.KeyID, i.Enabled = "pkcs11:object=k", false }, "PKCS#11 key may not be used to decrypt or unwrap"},
 		"expired":         {func(i *hsm.Info) { i.Expires = now }, "Azure Key Vault key is expired"},
 		"not active":      {func(i *hsm.Info) { i.NotBefore = now.Add(1) }, "Azure Key Vault key has not been activated"},
 		"purgeable":       {func(i *hsm.Info) { i.RecoveryLevel = "Purgeable" }, "Azure Key Vault is not recoverable. Make sure that Soft-delete and Purge protection are both enabled on the Azure Key Vault"},

@@ -19,8 +19,8 @@ func (i Info) Usable(now time.Time) error {
 	if i.Type == TypePlatform {
 		return nil
 	}
-	key := "Azure Key Vault key"
-	if strings.HasPrefix(i.KeyID, "pkcs11:") {
+	key, token := "Azure Key Vault key", strings.HasPrefix(i.KeyID, "pkcs11:")
+	if token {
 		key = "PKCS#11 key"
 	}
 	switch {
@@ -28,6 +28,8 @@ func (i Info) Usable(now time.Time) error {
 		return fail(KindMisconfigured, "NotRSA", key+" is not a valid RSA key")
 	case i.Bits < MinBits:
 		return fail(KindMisconfigured, "KeyTooShort", key+" is not a valid RSA key: it has fewer than 2048 bits")
+	case !i.Enabled && token:
+		return fail(KindDenied, "KeyOperationForbidden", key+" may not be used to decrypt or unwrap")
 	case !i.Enabled:
 		return fail(KindDenied, "KeyDisabled", key+" is not enabled")
 	case !i.Expires.IsZero() && !now.Before(i.Expires):

@@ -64,7 +64,7 @@ func harness(t *testing.T, token *hsmtest.Token, object string) hsmtest.Harness 
 			deny("unknown token", "pkcs11:token=other;object=good?module-path="+hsmtest.SoftHSMModule, hsm.KindUnreachable, "TokenAbsent"),
 			deny("unknown serial", "pkcs11:token=drill;serial=00;object=good?module-path="+hsmtest.SoftHSMModule, hsm.KindUnreachable, "TokenAbsent"),
 			deny("unknown label", token.URI("nosuch"), hsm.KindDenied, "KeyNotFound"),
-			deny("key without decrypt", token.URI("signonly"), hsm.KindDenied, "KeyDisabled"),
+			deny("key without decrypt", token.URI("signonly"), hsm.KindDenied, "KeyOperationForbidden"),
 			deny("short", token.URI("short"), hsm.KindMisconfigured, "KeyTooShort"),
 			deny("not RSA", token.URI("curve"), hsm.KindMisconfigured, "NotRSA"),
 			deny("two keys of one label", token.URI("twice"), hsm.KindMisconfigured, "AmbiguousKey"),
