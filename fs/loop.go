@@ -270,6 +270,14 @@ func (s *Server) serve(r *reader, m message) {
 		s.answer(errorReply(m.unique(), 0))
 		return
 	}
+	if m.reserved() {
+		errno := syscall.EPERM
+		if m.opcode() == opLookup {
+			errno = syscall.ENOENT
+		}
+		s.answer(errorReply(m.unique(), errno))
+		return
+	}
 	c, errno := s.gate.enter(m)
 	if errno != 0 {
 		s.answer(errorReply(m.unique(), refusal(m, errno)))

@@ -1,12 +1,16 @@
 package fs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"syscall"
+
+	"cmkfs/meta"
 )
 
 // Opcodes of the FUSE protocol that the reading loop treats by itself.
 const (
+	opLookup      = 1
 	opForget      = 2
 	opSetattr     = 4
 	opRead        = 15
@@ -79,6 +83,15 @@ func (m message) u64(off int) uint64 {
 		return 0
 	}
 	return binary.NativeEndian.Uint64(m[inHeaderSize+off:])
+}
+
+// reservedName is a name in the root directory that go-fuse keeps for itself: it
+// answers requests that carry it before the volume sees them.
+var reservedName = []byte(".go-fuse-epoll-hack\x00")
+
+// reserved reports whether a request is about that name.
+func (m message) reserved() bool {
+	return m.node() == meta.RootIno && bytes.Contains(m[inHeaderSize:], reservedName)
 }
 
 // writeFlags returns the write_flags of a WRITE.

@@ -33,6 +33,10 @@ func TestServer_Serve_Basics(t *testing.T) {
 		t.Errorf("new has %q", b)
 	}
 	must(t, os.Remove(r.path("new")))
+	// go-fuse would invent a file of this name.
+	_, err = os.Stat(r.path(".go-fuse-epoll-hack"))
+	wantErrno(t, "a reserved name", err, syscall.ENOENT)
+	wantErrno(t, "making a reserved name", os.WriteFile(r.path(".go-fuse-epoll-hack"), nil, 0644), syscall.EPERM)
 	if _, err := os.Stat(r.path("new")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("stat of a removed file: %v", err)
 	}
@@ -181,5 +185,30 @@ func TestServer_Handle_ForwardedRequests(t *testing.T) {
 	}
 	if got, want := m.ask(t, ""), itoa(int(staticData(2)[200000])); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// While requests are held they wait, can be killed, and are served afterwards.
+func TestAnswerer_Hold(t *testing.T) {
+	r := newRig(t, "mem", fs.MountConfig{AllowOther: true})
+	m, victim := startMapper(t, r.path("f0")), startMapper(t, r.path("f1"))
+	r.suspend(5*time.Second, syscall.ENOKEY)
+	m.say(t, "pread 0", syscall.ENOKEY.Error())
+	r.answerer.Hold()
+	m.send(t, "pread 0")
+	victim.send(t, "pread 0")
+	time.Sleep(50 * time.Millisecond)
+	must(t, victim.cmd.Process.Kill())
+	victim.cmd.Wait() // ends, though its request is not answered
+	answered := make(chan string, 1)
+	go func() { answered <- m.ask(t, "") }()
+	select {
+	case got := <-answered:
+		t.Fatalf("not held: %q", got)
+	case <-time.After(100 * time.Millisecond):
+	}
+	r.startWorker()
+	if got := <-answered; got != "102" {
+		t.Errorf("served after all: %q", got)
 	}
 }
