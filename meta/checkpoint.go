@@ -43,6 +43,7 @@ func (v *Volume) checkpoint() error {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			return fmt.Errorf("%w for a checkpoint: %w", ErrNoSpace, err)
 		}
+		v.flushFailed()
 		return fmt.Errorf("write the index: %w", err)
 	}
 	v.mu.Lock()

@@ -16,6 +16,7 @@ import (
 // faults are the ways in which a call to the store fails.
 var faults = map[string]store.Fault{
 	"EIO, not applied":    {Err: syscall.EIO},
+	"EIO, flush lost":     {Err: syscall.EIO, Lost: true},
 	"EIO, applied":        {Err: syscall.EIO, Applied: true},
 	"EIO, half written":   {Err: syscall.EIO, Short: true},
 	"ENOSPC, not applied": {Err: syscall.ENOSPC},

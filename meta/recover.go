@@ -129,6 +129,10 @@ func (v *Volume) begin() error {
 	if err != nil {
 		return hostError(err)
 	}
+	if err := v.repeatWrites(); err != nil {
+		return err
+	}
+	v.unmarked = nil
 	if err := v.dropEmptySegments(); err != nil {
 		return err
 	}
@@ -236,6 +240,7 @@ func (v *Volume) replay() error {
 				v.log.Warn("recovery ends before an operation whose data did not reach the disk", "op", op.seq, "err", err)
 				break
 			}
+			v.unmarked = append(v.unmarked, op.alloc...)
 		}
 		if err := v.apply(op, nil); err != nil {
 			return fmt.Errorf("replay operation %d: %w", op.seq, err)

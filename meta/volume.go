@@ -62,6 +62,7 @@ type Volume struct {
 
 	syncMu      sync.Mutex    // one flush at a time; others share its result; guards marked
 	marked      uint64        // the last marker in the journal
+	unmarked    []block       // while the volume is opened: replayed blocks that no marker covers
 	wroteBlocks atomic.Uint64 // the last operation that wrote blocks to a segment
 
 	checkpointMu sync.Mutex // one checkpoint at a time; guards committed
@@ -224,6 +225,7 @@ func (v *Volume) syncTo(target uint64) error {
 		err = v.journal.sync()
 	}
 	if err != nil {
+		v.flushFailed()
 		v.fail(err)
 		return ErrFailed
 	}

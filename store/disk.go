@@ -14,11 +14,14 @@ const (
 	EventTruncate Kind = "truncate" // also the size a file was created with
 	EventPunch    Kind = "punch"
 	EventSync     Kind = "sync"
-	EventCreate   Kind = "create"
-	EventRemove   Kind = "remove"
-	EventRename   Kind = "rename"
-	EventMkdir    Kind = "mkdir"
-	EventSyncDir  Kind = "syncdir"
+	// EventLost is a sync that failed: the host's kernel gives up what it could
+	// not write, and takes it for written from then on.
+	EventLost    Kind = "lost"
+	EventCreate  Kind = "create"
+	EventRemove  Kind = "remove"
+	EventRename  Kind = "rename"
+	EventMkdir   Kind = "mkdir"
+	EventSyncDir Kind = "syncdir"
 	// EventIndex is a commit of a file that the volume's index writes through
 	// its local path, seen by the change of its first two pages. It is atomic
 	// and durable.
@@ -44,6 +47,7 @@ type change struct {
 	sectors  []*sector // of a write or punch, complete
 	liveSize int64     // of the file after it
 	raw      *sparse   // of an index commit
+	lost     bool      // no sync makes it durable any more
 }
 
 // isData reports that syncing the file makes the change durable.
@@ -157,7 +161,16 @@ func (r *replay) step(c *change) {
 	var flush func(p *change) bool
 	switch c.Kind {
 	case EventSync:
-		flush = func(p *change) bool { return p.isData() && p.file == c.file }
+		flush = func(p *change) bool { return p.isData() && p.file == c.file && !p.lost }
+	case EventLost:
+		for i, p := range r.pending {
+			if p.isData() && p.file == c.file {
+				lost := *p
+				lost.lost = true
+				r.pending[i] = &lost
+			}
+		}
+		return
 	case EventSyncDir:
 		flush = func(p *change) bool {
 			if p.isData() {

@@ -21,6 +21,10 @@ type Fault struct {
 	Applied bool
 	// Short makes WriteAt write the first half before it fails.
 	Short bool
+	// Lost makes a failed Sync of a Recorder's file lose what it should have
+	// written, as Linux does: it stays visible until the host crashes, and a
+	// later Sync succeeds without writing it. Only writing it again helps.
+	Lost bool
 }
 
 // Faulty is a Store that fails chosen calls of another one. It is for tests.
@@ -192,7 +196,21 @@ func (h *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 
 func (h *faultyFile) Close() error { return h.g.Close() }
 
-func (h *faultyFile) Sync() error { return h.f.do("Sync", h.name, h.g.Sync) }
+func (h *faultyFile) Sync() error {
+	fault := h.f.ask("Sync", h.name)
+	if fault == nil {
+		return h.g.Sync()
+	}
+	if fault.Applied {
+		if err := h.g.Sync(); err != nil {
+			return err
+		}
+	}
+	if f, ok := h.g.(*recordFile); ok && fault.Lost {
+		f.loseUnsynced()
+	}
+	return fault.err("Sync", h.name)
+}
 
 func (h *faultyFile) PunchHole(off, length int64) error {
 	return h.f.do("PunchHole", h.name, func() error { return h.g.PunchHole(off, length) })

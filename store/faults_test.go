@@ -115,3 +115,24 @@ func TestFaulty_WhatIsApplied(t *testing.T) {
 		}
 	}
 }
+
+// A failed flush is not made good by the next one, only by writing again.
+func TestFaulty_LostFlush(t *testing.T) {
+	r := newRecorder(t)
+	s := store.NewFaulty(r, store.FailNth(3, store.Fault{Err: syscall.EIO, Lost: true}))
+	f := create(t, s, "f", 0)
+	must(t, s.SyncDir(""))
+	write(t, f, 0, fill(1, 1024))
+	wantErr(t, "Sync", f.Sync(), syscall.EIO)
+	must(t, f.Sync())
+	wantFile(t, r, "f", fill(1, 1024))
+	wantFile(t, state(t, r, r.Len(), none), "f", nil)
+	write(t, f, 0, fill(1, 512))
+	k := killed(t, r, r.Len())
+	g, err := k.Open("f")
+	must(t, err)
+	defer g.Close()
+	must(t, g.Sync())
+	wantFile(t, k, "f", fill(1, 1024))
+	wantFile(t, state(t, k, k.Len(), none), "f", fill(1, 512))
+}

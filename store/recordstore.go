@@ -254,6 +254,15 @@ func (f *recordFile) Sync() error {
 	return nil
 }
 
+// loseUnsynced is a sync that fails as Faulty's Lost says.
+func (f *recordFile) loseUnsynced() {
+	if _, err := f.lock("sync"); err != nil {
+		return
+	}
+	defer f.r.mu.Unlock()
+	f.r.recordLocked(&change{Event: Event{Kind: EventLost, Name: f.name}, file: f.file})
+}
+
 func (f *recordFile) PunchHole(off, length int64) error {
 	m, err := f.lock("punch hole")
 	if err != nil {

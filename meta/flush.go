@@ -1,0 +1,97 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"cmkfs/store"
+)
+
+// flushFailedName is a file that says: a flush failed, and what it should have
+// written is in the host's page cache only, where the kernel takes it for
+// written. The next flush would succeed without writing it, so the process that
+// opens the volume next must first write it again.
+const flushFailedName = "flush-failed"
+
+// flushFailed leaves that file. If not even that is possible, the host's file
+// system is beyond help.
+func (v *Volume) flushFailed() {
+	f, err := v.st.Create(flushFailedName, 0)
+	if err == nil {
+		err = errors.Join(f.Close(), v.st.SyncDir(""))
+	}
+	if err != nil && !errors.Is(err, store.ErrExist) {
+		v.log.Error("the failed flush could not be recorded", "err", err)
+	}
+}
+
+// repeatWrites writes again, to the same places, what an earlier process did
+// not get to the disk: everything in the journal files still needed, and the
+// blocks no marker covers. The bytes are those that are there, so that a crash
+// in between changes nothing.
+func (v *Volume) repeatWrites() error {
+	f, err := v.st.Open(flushFailedName)
+	if errors.Is(err, store.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	v.log.Warn("an earlier flush failed: unflushed data is written again", "ops", v.seq-v.committed.seq)
+	v.journal.mu.Lock()
+	slots := v.journal.mu.slots
+	v.journal.mu.Unlock()
+	for _, s := range slots {
+		if s.epoch == 0 {
+			continue
+		}
+		if err := writeAgain(s.file, 0, v.journal.size); err != nil {
+			return fmt.Errorf("write %s again: %w", s.name, err)
+		}
+	}
+	begun := make(map[uint64]bool)
+	for _, b := range v.unmarked {
+		seg, err := v.segments.get(b.seg)
+		if err == nil && !begun[b.seg] {
+			begun[b.seg] = true
+			err = writeAgain(seg.file, 0, pageSize)
+		}
+		if err == nil {
+			err = writeAgain(seg.file, int64(b.phys)*pageSize, int64(b.blk)*pageSize)
+		}
+		if err != nil {
+			return fmt.Errorf("write %s again: %w", segmentName(b.seg), err)
+		}
+	}
+	// bbolt's last meta page may be such a page, too: an empty commit writes the other.
+	if err := v.index.db.Update(func(*bbolt.Tx) error { return nil }); err != nil {
+		return fmt.Errorf("write the index again: %w", err)
+	}
+	if err := v.syncTo(v.seq); err != nil {
+		return err
+	}
+	if err := v.st.Remove(flushFailedName); err != nil {
+		return err
+	}
+	return v.st.SyncDir("")
+}
+
+// writeAgain reads a range of a file and writes it.
+func writeAgain(f store.File, off, length int64) error {
+	buf := make([]byte, min(length, 1<<20))
+	for end := off + length; off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if err := readFull(f, buf, off); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(buf, off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
