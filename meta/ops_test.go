@@ -164,9 +164,9 @@ func (o op) change(e *draft) (uint64, error) {
 	return o.data(e, n)
 }
 
-// clearPriv is what changing a file does to its set-id bits.
+// clearPriv is what changing a file or its owner does to its set-id bits.
 func (n *node) clearPriv() {
-	if n.isRegular() {
+	if !n.isDir() {
 		n.mode &^= unix.S_ISUID
 		if n.mode&unix.S_IXGRP != 0 {
 			n.mode &^= unix.S_ISGID
