@@ -61,7 +61,7 @@ func run(ctx context.Context, verbose bool) int {
 		// daemon away ends that.
 		err = fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		d.PrintLogs()
 	}
 	leftovers := d.Close()

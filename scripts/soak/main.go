@@ -65,7 +65,7 @@ func main() {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		s.PrintLogs()
 	}
 	leftovers := s.Close()
