@@ -22,6 +22,11 @@ type Config struct {
 	// 10 s.
 	DrainTimeout time.Duration
 
+	// HangTimeout is how long a worker may not answer before it is replaced;
+	// 0 = 1 min. A disk that does not answer is no reason: only a worker that
+	// does not run at all is meant.
+	HangTimeout time.Duration
+
 	// MetricsListen is a loopback address for Prometheus; "" = none.
 	MetricsListen string
 
@@ -30,7 +35,10 @@ type Config struct {
 	Listening func()
 }
 
-const defaultDrainTimeout = 10 * time.Second
+const (
+	defaultDrainTimeout = 10 * time.Second
+	defaultHangTimeout  = time.Minute
+)
 
 func (c Config) withDefaults() Config {
 	if c.WorkerCommand == nil {
@@ -41,6 +49,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = defaultDrainTimeout
+	}
+	if c.HangTimeout <= 0 {
+		c.HangTimeout = defaultHangTimeout
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

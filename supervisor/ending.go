@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/fs"
+	"cmkfs/worker"
 )
 
 const (
@@ -58,6 +59,27 @@ func (m *mounted) watchDying() bool {
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
 	}
 	return true
+}
+
+// maxUnanswered is how many pings a worker may leave unanswered.
+const maxUnanswered = 6
+
+// watchHanging asks the worker for a sign of life, and kills one that has given
+// none for too long; the next one takes over. Pings are counted, not time, so
+// that a machine that slept is not mistaken for a worker that hangs.
+func (m *mounted) watchHanging() {
+	w := m.worker()
+	if w == nil {
+		return
+	}
+	if w.unanswered.Load() >= maxUnanswered {
+		m.log.Error("the worker does not answer; killing it", "pid", w.pid)
+		w.kill()
+		return
+	}
+	w.unanswered.Add(1)
+	// Not a worker that is gone: that is noticed by the loop.
+	_ = w.conn.Send(worker.Request{Ping: &worker.Ask{}})
 }
 
 // dying says whether a child of ours is exiting or has been killed: its first

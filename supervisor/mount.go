@@ -151,9 +151,10 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 	m := &mounted{
 		account: k.account, name: k.name, mountPoint: config.Mountpoint, aekID: record.AEKID,
 		device: device, config: config,
-		session:  binary.NativeEndian.Uint64(session[:]) | 1, // 0 would switch exactly-once off
-		log:      a.s.log.With("vol", k.String()),
-		commands: make(chan command), ended: make(chan struct{}),
+		session:     binary.NativeEndian.Uint64(session[:]) | 1, // 0 would switch exactly-once off
+		log:         a.s.log.With("vol", k.String()),
+		hangTimeout: a.s.cfg.HangTimeout,
+		commands:    make(chan command), ended: make(chan struct{}),
 	}
 	m.open = func(ctx context.Context) (*workerProcess, error) { return a.openWorker(ctx, k) }
 	m.lease = func() (int64, error) { return a.lease(m.aekID) }

@@ -60,6 +60,8 @@ type mounted struct {
 	session       uint64 // random number of the mount
 	log           *slog.Logger
 
+	hangTimeout time.Duration // how long a worker may say nothing
+
 	// open starts a worker and waits until it has opened the volume.
 	open func(ctx context.Context) (*workerProcess, error)
 	// lease is until when a worker may hold the key, or why it may not.
@@ -194,6 +196,8 @@ func (m *mounted) run(first *workerProcess) {
 	defer renew.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	ping := time.NewTicker(m.hangTimeout / maxUnanswered)
+	defer ping.Stop()
 	if first != nil {
 		m.handOver(first)
 	} else {
@@ -218,6 +222,10 @@ func (m *mounted) run(first *workerProcess) {
 		case <-look.C:
 			if m.phase() == phaseServing {
 				m.watchDying()
+			}
+		case <-ping.C:
+			if m.phase() == phaseServing {
+				m.watchHanging()
 			}
 		}
 	}

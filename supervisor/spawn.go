@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,8 @@ type workerProcess struct {
 	sealed chan worker.Sealed // which key it needs
 	ready  chan struct{}      // closed when the worker has opened the volume
 	dead   chan struct{}      // closed when it is reaped; exit is set then
+
+	unanswered atomic.Int32 // pings since the last pong
 
 	readyOnce sync.Once // a worker is not trusted to say it only once
 
@@ -235,6 +238,7 @@ func (p *workerProcess) take(r worker.Reply) {
 	if p.onReply != nil {
 		p.onReply(r)
 	}
+	p.unanswered.Store(0) // whatever it says, it is alive
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {

@@ -71,6 +71,24 @@ func TestTakeover_WorkerKilledUnderLoad(t *testing.T) {
 	}
 }
 
+// TestTakeover_WorkerHangs: a worker that does not run is replaced.
+func TestTakeover_WorkerHangs(t *testing.T) {
+	r := newRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pid := r.volume().WorkerPID
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadDir(r.mount); err != nil {
+		t.Error(err)
+	}
+	if v := r.volume(); v.WorkerPID == pid || v.Restarts != 1 {
+		t.Errorf("%+v", v)
+	}
+}
+
 // runFio runs fio with verification until ctx ends; the run under way is
 // finished, so that everything written is verified.
 func runFio(ctx context.Context, t *testing.T, dir string) {

@@ -37,6 +37,7 @@ type Request struct {
 	Unmount *Unmount `json:"unmount,omitempty"` // the mount is gone: close the volume, exit
 	Forward *Forward `json:"forward,omitempty"` // a FUSE request the supervisor had read
 	Stats   *Ask     `json:"stats,omitempty"`   // answer with Stats
+	Ping    *Ask     `json:"ping,omitempty"`    // answer with Pong, at once
 }
 
 // Reply is a message from the worker to the supervisor. Exactly one field is
@@ -45,6 +46,7 @@ type Reply struct {
 	Sealed    *Sealed    `json:"sealed,omitempty"`    // which key the volume needs; waiting for it
 	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Serve
 	Stats     *Stats     `json:"stats,omitempty"`     // the answer to a stats request
+	Pong      *Pong      `json:"pong,omitempty"`      // the answer to a ping
 	Suspended *Suspended `json:"suspended,omitempty"` // nothing is left; about to exit
 	Failed    *Failed    `json:"failed,omitempty"`    // about to exit with ExitFailed
 	Progress  *Progress  `json:"progress,omitempty"`  // of a check
@@ -125,6 +127,10 @@ type Forward struct {
 type Ready struct {
 	PID int `json:"pid"`
 }
+
+// Pong says that the worker is alive. One that is stopped or starved of memory
+// does not say it, and is replaced.
+type Pong struct{}
 
 // Stats is what status shows of a mounted volume.
 type Stats struct {

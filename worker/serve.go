@@ -147,7 +147,11 @@ func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
 			go s.server.Handle(request) // may wait for a lock; the loop must not
 		}
 	case r.Stats != nil:
-		s.sendStats()
+		go s.sendStats() // may wait for a lock; the loop must not
+	case r.Ping != nil:
+		if s.conn.Send(Reply{Pong: &Pong{}}) != nil {
+			s.log.Warn("the supervisor does not listen")
+		}
 	case r.Suspend != nil:
 		ctx, cancel := context.WithTimeout(ctx, Until(r.Suspend.Deadline))
 		defer cancel()
