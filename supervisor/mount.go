@@ -53,10 +53,17 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 	opening, endOpening := a.beginOpening(ctx)
 	defer endOpening()
 	w, openErr := a.openFirst(opening, k, record)
+	if openErr != nil && opening.Err() != nil && ctx.Err() == nil {
+		// The account was suspended meanwhile, which says more.
+		if _, err := a.lease(record.AEKID); err != nil {
+			openErr = err
+		}
+	}
 	if openErr != nil && (r.WhenLocked != api.WhenLockedSuspended || !isLocked(openErr)) {
 		return fmt.Errorf("mount volume %s: %w", k, openErr)
 	}
-	m, err := a.newMounted(opening, k, record, config)
+	// From here on a suspension waits until the volume is among the mounted ones.
+	m, err := a.newMounted(ctx, k, record, config)
 	if err != nil {
 		if w != nil {
 			w.stop()
@@ -130,12 +137,13 @@ func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, err
 		return nil, err
 	}
 	deadline, err := a.lease(w.aekID) // it may have ended meanwhile
-	if err == nil {
-		err = w.conn.Send(worker.Request{Lease: &worker.Lease{Deadline: deadline}})
-	}
 	if err != nil {
 		w.stop()
 		return nil, err
+	}
+	if w.conn.Send(worker.Request{Lease: &worker.Lease{Deadline: deadline}}) != nil {
+		w.stop()
+		return nil, w.failure()
 	}
 	return w, nil
 }

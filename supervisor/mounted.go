@@ -20,8 +20,9 @@ type phase int
 const (
 	// phaseServing: a worker answers.
 	phaseServing phase = iota
-	// phaseStarting: a worker is being started. Requests wait in the kernel or,
-	// if it takes too long or access was suspended, get the errno.
+	// phaseStarting: a worker is being started, or is about to be (attempt is
+	// nil). Requests wait in the kernel or, if it takes too long or access was
+	// suspended, get the errno.
 	phaseStarting
 	// phaseBackoff: workers could not be started; the answerer refuses
 	// requests, and another start is tried later.
@@ -93,6 +94,7 @@ type mounted struct {
 	restoring   bool           // the attempt gives access back: its failure suspends again
 	servingFrom time.Time      // when the worker took over
 	failures    []time.Time    // recent failed starts
+	killed      int            // starts in a row that failed, those by SIGKILL included
 	delay       time.Duration  // before the next start in phaseBackoff
 	wait        *time.Timer    // of the phase: see timeUp
 	waiters     []chan<- error // who waits for the suspension or restoration under way
@@ -253,7 +255,11 @@ func (m *mounted) handle(c command) {
 func (m *mounted) timeUp() {
 	switch m.phase() {
 	case phaseStarting:
-		m.lostPatience()
+		if m.attempt != nil {
+			m.lostPatience()
+		} else {
+			m.startWorker(false) // after the pause between two attempts
+		}
 	case phaseBackoff:
 		m.startWorker(false)
 	case phaseSuspending, phaseClosing:

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,16 +103,25 @@ func (s *spawner) start(ctx context.Context, start worker.Start, find aek, onRep
 		sealed: make(chan worker.Sealed, 1), ready: make(chan struct{}), dead: make(chan struct{}),
 	}
 	go p.receive()
-	if err := conn.Send(worker.Request{Start: &start}); err != nil {
-		p.stop()
-		return nil, fmt.Errorf("start a worker: %w", err)
+	err = conn.Send(worker.Request{Start: &start})
+	if err == nil {
+		err = s.release(ctx, p, start, find, keyNear)
 	}
-	if err := s.release(ctx, p, start, find, keyNear); err != nil {
-		p.stop()
+	if err != nil {
+		select {
+		case <-p.dead: // which says more than that it could not be reached
+			err = p.failure()
+		case <-time.After(deathWait):
+			p.stop()
+		}
 		return nil, err
 	}
 	return p, nil
 }
+
+// deathWait is how long after an error of a start the worker's own end may
+// show, which explains it.
+const deathWait = 20 * time.Millisecond
 
 // release has the key agent hand the worker its key.
 func (s *spawner) release(ctx context.Context, p *workerProcess, start worker.Start, find aek, to *os.File) error {

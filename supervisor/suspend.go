@@ -42,8 +42,12 @@ func (m *mounted) suspend(c command) {
 	case phaseStarting:
 		m.settle(api.Errorf(api.CodeSuspended, "the volume was suspended while access was being restored"))
 		m.enter(phaseSuspending, c.reason)
-		m.attempt.cancel() // attemptEnded goes on
 		m.waiters = append(m.waiters, c.done)
+		if m.attempt != nil {
+			m.attempt.cancel() // attemptEnded goes on
+		} else {
+			m.finishSuspend(nil)
+		}
 	case phaseBackoff:
 		m.enter(phaseSuspending, c.reason)
 		m.waiters = append(m.waiters, c.done)

@@ -3,7 +3,11 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"os/exec"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
 	"cmkfs/hsm"
@@ -30,6 +34,10 @@ const (
 	// that dies sooner may be dying of the request it is given, and counts as a
 	// failed start.
 	stillborn = 200 * time.Millisecond
+	// maxKilled is how many workers in a row may be killed while they start, or
+	// as soon as they serve, before that counts, too: somebody kills them for a
+	// drill, or the kernel for the memory that a request makes them take.
+	maxKilled = 30
 )
 
 // attempt is a start of a worker under way.
@@ -80,6 +88,7 @@ func (m *mounted) workerDied() {
 			m.startFailed(w.failure())
 			return
 		}
+		m.killed = 0
 		m.event(account.Event{Kind: "worker-restarted", Reason: w.failure().Error()})
 		m.startWorker(false)
 	}
@@ -168,6 +177,11 @@ func (m *mounted) handOver(w *workerProcess) {
 // startFailed decides what follows from a failed start: another one soon, or
 // refusing requests and trying again later.
 func (m *mounted) startFailed(err error) {
+	if m.killed++; m.answerer == nil && m.killed <= maxKilled && wasKilled(err) {
+		m.enter(phaseStarting, "")
+		m.wait.Reset(retryPause)
+		return
+	}
 	now := time.Now()
 	m.failures = append(m.failures, now)
 	for now.Sub(m.failures[0]) > failureWindow {
@@ -176,7 +190,7 @@ func (m *mounted) startFailed(err error) {
 	m.log.Warn("no worker could be started", "failures", len(m.failures), "err", err)
 	m.settle(err)
 	if m.answerer == nil && len(m.failures) < maxFailures && worthRetrying(err) {
-		m.enter(phaseBackoff, err.Error())
+		m.enter(phaseStarting, err.Error())
 		m.wait.Reset(retryPause)
 		return
 	}
@@ -184,9 +198,30 @@ func (m *mounted) startFailed(err error) {
 		m.event(account.Event{Kind: "volume-refusing", Reason: err.Error()})
 	}
 	m.enter(phaseBackoff, err.Error())
+	m.errno = m.errnoFor(err)
 	m.refuse()
 	m.delay = min(max(2*m.delay, firstDelay), maxDelay)
 	m.wait.Reset(m.delay)
+}
+
+// errnoFor returns what requests get while workers cannot be started: only a
+// key that is not available is shown as one.
+func (m *mounted) errnoFor(err error) syscall.Errno {
+	if isKeyError(err) {
+		return m.errno
+	}
+	return unix.EIO
+}
+
+// wasKilled says whether a start failed because the worker was ended by SIGKILL,
+// which no program does to itself.
+func wasKilled(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == unix.SIGKILL
 }
 
 // worthRetrying says whether a start that failed may succeed a moment later.

@@ -71,6 +71,38 @@ func TestTakeover_WorkerKilledUnderLoad(t *testing.T) {
 	}
 }
 
+// TestTakeover_KilledAtOnce kills workers as soon as they serve, or even while
+// they start: still nobody notices.
+func TestTakeover_KilledAtOnce(t *testing.T) {
+	r := newRig(t)
+	stop := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for killed := map[int]bool{}; len(killed) < 12; time.Sleep(10 * time.Millisecond) {
+			for _, pid := range children(t, r.cmd.Process.Pid, "worker") {
+				_ = unix.Kill(pid, unix.SIGKILL)
+				killed[pid] = true
+			}
+		}
+		close(stop)
+	})
+	files := 0
+	for done := false; !done; files++ {
+		if err := os.WriteFile(r.path(fmt.Sprint("file", files)), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-stop:
+			done = true
+		default:
+		}
+	}
+	killer.Wait()
+	if entries, err := os.ReadDir(r.mount); err != nil || len(entries) != files {
+		t.Errorf("%d files of %d, %v", len(entries), files, err)
+	}
+}
+
 // TestTakeover_WorkerHangs: a worker that does not run is replaced.
 func TestTakeover_WorkerHangs(t *testing.T) {
 	r := newRig(t)
@@ -86,6 +118,44 @@ func TestTakeover_WorkerHangs(t *testing.T) {
 	}
 	if v := r.volume(); v.WorkerPID == pid || v.Restarts != 1 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestTakeover_NoWorker: requests fail at once while no worker can be started,
+// and are served again as soon as one can.
+func TestTakeover_NoWorker(t *testing.T) {
+	r := newRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(r.path("file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block := filepath.Join(r.dir, "accounts/acct/volumes/vol/superblock")
+	if err := os.Rename(block, block+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadDir(r.mount); !errnoIs(err, unix.EIO) {
+		t.Errorf("without a worker: %v", err)
+	}
+	if _, err := f.ReadAt(make([]byte, 7), 0); !errnoIs(err, unix.EIO) {
+		t.Errorf("through an open file: %v", err)
+	}
+	if v := r.volume(); v.State != api.VolumeSuspended || v.Reason == "" {
+		t.Errorf("without a worker: %+v", v)
+	}
+	if err := os.Rename(block+".away", block); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the volume is served again", func() bool { return r.volume().State == api.VolumeOnline })
+	b := make([]byte, 7)
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "content" {
+		t.Errorf("%q %v", b, err)
 	}
 }
 
