@@ -42,6 +42,12 @@ func main() {
 // run tests the packages, cleans up after them and prints the report. It
 // returns whether everything held.
 func run(ctx context.Context, only, serial, flags []string) (bool, error) {
+	if os.Getuid() != 0 {
+		return false, errors.New("run the tests as root: they mount file systems")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		return false, fmt.Errorf("the tests mount file systems, which this machine cannot: %w", err)
+	}
 	all, err := list(ctx, only)
 	if err != nil {
 		return false, err
