@@ -176,9 +176,7 @@ func newRig(t testing.TB, volume string, cfg fs.MountConfig) *rig {
 func (r *rig) startWorker() {
 	r.t.Helper()
 	if r.answerer != nil {
-		if late := r.answerer.Stop(); len(late) != 0 {
-			r.t.Errorf("%d requests left over", len(late))
-		}
+		r.answerer.Stop() // what it read last comes again
 		r.answerer = nil
 	}
 	args, err := json.Marshal(workerArgs{Volume: r.volume, Init: r.dev.Init, Resend: r.dev.Resend, Mount: r.dev.Mount, Session: 42})

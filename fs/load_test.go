@@ -107,16 +107,37 @@ func loadRead(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 	return nil
 }
 
+// again does something until it is not refused: while the volume is suspended
+// everything is, and nothing that is refused may have been done.
+func again(step func() error) error {
+	for {
+		err := step()
+		if errnoOf(err) != syscall.ENOKEY {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// writeAll is WriteAt, again and again.
+func writeAll(f *os.File, b []byte, off int64) error {
+	return again(func() error { _, err := f.WriteAt(b, off); return err })
+}
+
 // loadWrite overwrites a file at random and verifies it against a copy.
 func loadWrite(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
-	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("w%d", id)), os.O_RDWR|os.O_CREATE, 0644)
+	var f *os.File
+	err := again(func() (err error) {
+		f, err = os.OpenFile(filepath.Join(dir, fmt.Sprintf("w%d", id)), os.O_RDWR|os.O_CREATE, 0644)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	rng := rand.New(rand.NewSource(int64(id)))
 	want := make([]byte, 1<<20)
-	if _, err := f.WriteAt(want, 0); err != nil {
+	if err := writeAll(f, want, 0); err != nil {
 		return err
 	}
 	got := make([]byte, len(want))
@@ -124,12 +145,12 @@ func loadWrite(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 		off := rng.Intn(len(want) - 1)
 		n := 1 + rng.Intn(min(20000, len(want)-off))
 		rng.Read(want[off : off+n])
-		if _, err := f.WriteAt(want[off:off+n], int64(off)); err != nil {
+		if err := writeAll(f, want[off:off+n], int64(off)); err != nil {
 			return err
 		}
 		ops.Add(1)
 		if i%16 == 0 {
-			if _, err := f.ReadAt(got, 0); err != nil {
+			if err := again(func() error { _, err := f.ReadAt(got, 0); return err }); err != nil {
 				return err
 			}
 			if !bytes.Equal(got, want) {
@@ -137,7 +158,7 @@ func loadWrite(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 			}
 		}
 		if i%64 == 0 {
-			if err := f.Sync(); err != nil {
+			if err := again(f.Sync); err != nil {
 				return err
 			}
 		}
@@ -149,17 +170,14 @@ func loadWrite(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 // applied twice: the second time would fail.
 func loadNames(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 	base := filepath.Join(dir, fmt.Sprintf("d%d", id))
-	if err := os.Mkdir(base, 0755); err != nil {
+	if err := again(func() error { return os.Mkdir(base, 0755) }); err != nil {
 		return err
 	}
 	for i := 0; !stop.Load(); i++ {
 		name := func(s string) string { return filepath.Join(base, fmt.Sprintf("%s%d", s, i)) }
-		fd, err := unix.Open(name("a"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0600)
-		if err != nil {
-			return fmt.Errorf("create: %w", err)
-		}
-		unix.Close(fd)
-		for _, step := range []func() error{
+		for i, step := range []func() error{
+			// Not open(2), which asks for the attributes of what it has made.
+			func() error { return unix.Mknod(name("a"), unix.S_IFREG|0600, 0) },
 			func() error { return os.Link(name("a"), name("b")) },
 			func() error { return unix.Renameat2(-1, name("b"), -1, name("c"), unix.RENAME_NOREPLACE) },
 			func() error { return os.Symlink("x", name("s")) },
@@ -170,8 +188,8 @@ func loadNames(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 			func() error { return unix.Unlink(name("s")) },
 			func() error { return unix.Unlink(name("c")) },
 		} {
-			if err := step(); err != nil {
-				return err
+			if err := again(step); err != nil {
+				return fmt.Errorf("step %d: %w", i, err)
 			}
 			ops.Add(1)
 		}
@@ -182,14 +200,18 @@ func loadNames(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 // loadAppend appends numbered lines; none may be lost or be there twice.
 func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
 	path := filepath.Join(dir, fmt.Sprintf("log%d", id))
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0644)
+	var f *os.File
+	err := again(func() (err error) {
+		f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0644)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	lines := 0
 	for ; !stop.Load(); lines++ {
-		if _, err := fmt.Fprintf(f, "line %8d\n", lines); err != nil {
+		if err := again(func() error { _, err := fmt.Fprintf(f, "line %8d\n", lines); return err }); err != nil {
 			return err
 		}
 		ops.Add(1)

@@ -164,3 +164,36 @@ func TestServer_Suspend_KeepsMountsAndDirectories(t *testing.T) {
 	}
 	m.end()
 }
+
+// Programs that try again when they are refused find, after any number of
+// suspensions and dead workers, everything done exactly once.
+func TestServer_Suspend_Cycles(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := newRig(t, realVolume(t), mode.cfg)
+			l := startLoad(t, "write,names,append", r.dir)
+			overdue := 0
+			for i := range 8 {
+				time.Sleep(80 * time.Millisecond)
+				d := r.suspend(10*time.Second, syscall.ENOKEY)
+				if d.Refused != 0 {
+					t.Errorf("drained %+v", d)
+				}
+				overdue += d.Overdue
+				time.Sleep(10 * time.Millisecond)
+				r.startWorker()
+				if i%2 == 0 {
+					time.Sleep(40 * time.Millisecond)
+					r.kill()
+					r.startWorker()
+				}
+			}
+			if overdue != 0 {
+				t.Log("the disk is so slow that requests in flight were answered before they were done")
+				l.end()
+				return
+			}
+			t.Log(l.stop(t))
+		})
+	}
+}
