@@ -16,10 +16,12 @@ import (
 //     A crash leaves operations like any others.
 //  2. The overlay is frozen at operation S; later ones go to a new overlay.
 //  3. Everything up to S becomes durable, segment data above all.
-//  4. One bbolt transaction writes the frozen overlay and the summary with S.
+//  4. Blocks that died up to S are punched. A crash from here on repeats that:
+//     recovery frees again what the journal's operations freed.
+//  5. One bbolt transaction writes the frozen overlay and the summary with S.
 //     A crash before it ends leaves the old index and the whole journal; after
 //     it, recovery skips journal operations up to S.
-//  5. Dead blocks are punched, then journal slots up to S may be overwritten.
+//  6. Journal slots up to S may be overwritten.
 //
 // On error the volume goes on with everything still in overlay and journal.
 func (v *Volume) checkpoint() error {
@@ -38,6 +40,7 @@ func (v *Volume) checkpoint() error {
 	if err := v.syncTo(s.seq); err != nil {
 		return err
 	}
+	v.reclaimSynced()
 	if err := v.index.commit(v.frozen, s); err != nil {
 		v.thaw()
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -50,7 +53,6 @@ func (v *Volume) checkpoint() error {
 	v.frozen = nil
 	v.mu.Unlock()
 	v.committed = s
-	v.reclaimSynced()
 	v.journal.release(s.seq)
 	return nil
 }
