@@ -59,6 +59,33 @@ func TestSuspend_CyclesUnderWriters(t *testing.T) {
 	}
 }
 
+// TestCrash_EverythingKilledUnderWriters: what was answered survives the death
+// of all processes.
+func TestCrash_EverythingKilledUnderWriters(t *testing.T) {
+	r := newRig(t)
+	for round := range 4 {
+		var writers sync.WaitGroup
+		models := make([]*blockModel, 3)
+		for i := range models {
+			models[i] = newBlockModel(t, r.path(fmt.Sprint("blocks", round, "-", i)), uint64(i))
+			writers.Go(func() { models[i].run(nil) })
+		}
+		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
+		pid := r.cmd.Process.Pid
+		for _, p := range append(append(children(t, pid, "worker"), children(t, pid, "key-agent")...), pid) {
+			_ = unix.Kill(p, unix.SIGKILL)
+		}
+		writers.Wait()
+		<-r.ended
+		r.daemon = startDaemon(t, r.dir)
+		r.mustMount()
+		for _, m := range models {
+			m.reopen()
+			m.verify()
+		}
+	}
+}
+
 // blockModel writes numbered blocks over each other and knows the last number
 // that was answered, and those that failed since: of a failed write nothing is
 // known.
@@ -122,17 +149,22 @@ func (m *blockModel) run(stop <-chan struct{}) {
 		switch {
 		case err == nil:
 			m.answered[i], m.failed[i] = m.number, nil
-		case errnoIs(err, unix.ENOKEY):
+		case errnoIs(err, unix.ENOKEY), errnoIs(err, unix.ENOTCONN), errnoIs(err, unix.ECONNABORTED):
 			if m.failed[i] == nil {
 				m.failed[i] = map[uint64]bool{}
 			}
 			m.failed[i][m.number] = true
+			if !errnoIs(err, unix.ENOKEY) {
+				m.f.Close()
+				return // the mount is dead
+			}
 		default:
 			m.t.Errorf("write: %v", err)
 			return
 		}
 		if m.number%32 == 0 {
-			if err := m.f.Sync(); err != nil && !errnoIs(err, unix.ENOKEY) {
+			err := m.f.Sync()
+			if err != nil && !errnoIs(err, unix.ENOKEY) && !errnoIs(err, unix.ENOTCONN) && !errnoIs(err, unix.ECONNABORTED) {
 				m.t.Errorf("fsync: %v", err)
 				return
 			}
