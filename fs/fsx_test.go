@@ -187,7 +187,7 @@ func TestFsx(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d kills", mode.name, kills), func(t *testing.T) {
 				r := newRig(t, realVolume(t), mode.cfg)
 				l := startLoad(t, "fsx", r.dir)
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(300 * time.Millisecond)
 				for range kills {
 					time.Sleep(50 * time.Millisecond)
 					r.kill()

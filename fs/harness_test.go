@@ -191,7 +191,7 @@ func (r *rig) startWorker() {
 }
 
 // hang is after how long a test is taken to hang.
-const hang = 40 * time.Second
+const hang = 90 * time.Second
 
 // watchdog ends the connection of a test that hangs: nothing else frees the
 // processes that wait for an answer, this one included.

@@ -86,7 +86,7 @@ func TestServer_TakeOver_UnderLoad(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			r := newRig(t, realVolume(t), mode.cfg)
 			l := startLoad(t, "write,names,append", r.dir)
-			for range 15 {
+			for range 10 {
 				time.Sleep(60 * time.Millisecond)
 				r.kill()
 				r.startWorker()
@@ -173,7 +173,7 @@ func TestServer_Suspend_Cycles(t *testing.T) {
 			r := newRig(t, realVolume(t), mode.cfg)
 			l := startLoad(t, "write,names,append", r.dir)
 			overdue := 0
-			for i := range 8 {
+			for i := range 5 {
 				time.Sleep(80 * time.Millisecond)
 				d := r.suspend(10*time.Second, syscall.ENOKEY)
 				if d.Refused != 0 {
