@@ -157,8 +157,16 @@ func (d *Device) Unmount(ctx context.Context, lazy bool) error {
 // Abort ends the connection, whatever hangs in it: every request fails with
 // ENOTCONN. It is the last resort, since mapped pages stay readable after it.
 func (d *Device) Abort() error {
-	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", d.Conn)
-	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
+	const control = "/sys/fs/fuse/connections"
+	path := fmt.Sprintf("%s/%d/abort", control, d.Conn)
+	err := os.WriteFile(path, []byte("1"), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		// Most systems mount the control file system at boot.
+		if unix.Mount("fusectl", control, "fusectl", 0, "") == nil {
+			err = os.WriteFile(path, []byte("1"), 0)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("abort the FUSE connection: %w", err)
 	}
 	return nil

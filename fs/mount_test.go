@@ -126,3 +126,13 @@ func TestClearStale(t *testing.T) {
 		t.Errorf("after clearing: %v", err)
 	}
 }
+
+func TestDevice_Abort(t *testing.T) {
+	r := newRig(t, "mem", fs.MountConfig{AllowOther: true})
+	must(t, r.dev.Abort())
+	_, err := os.Stat(r.path("f0"))
+	wantErrno(t, "after an abort", err, syscall.ENOTCONN)
+	if r.dev.Alive() {
+		t.Error("alive after an abort")
+	}
+}
