@@ -27,6 +27,10 @@ type Config struct {
 	// does not run at all is meant.
 	HangTimeout time.Duration
 
+	// Patience is how long requests wait in the kernel for a new worker before
+	// they are refused; 0 = 30 s. A key agent that hangs is replaced meanwhile.
+	Patience time.Duration
+
 	// MetricsListen is a loopback address for Prometheus; "" = none.
 	MetricsListen string
 
@@ -38,6 +42,7 @@ type Config struct {
 const (
 	defaultDrainTimeout = 10 * time.Second
 	defaultHangTimeout  = time.Minute
+	defaultPatience     = 30 * time.Second
 )
 
 func (c Config) withDefaults() Config {
@@ -52,6 +57,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HangTimeout <= 0 {
 		c.HangTimeout = defaultHangTimeout
+	}
+	if c.Patience <= 0 {
+		c.Patience = defaultPatience
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

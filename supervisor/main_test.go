@@ -54,7 +54,7 @@ func serve(stateDir string) int {
 	defer stop()
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	err := supervisor.Run(ctx, supervisor.Config{
-		StateDir: stateDir, Version: "test", MetricsListen: os.Getenv("CMKFS_TEST_METRICS"), AgentTimeout: 5 * time.Second, DrainTimeout: 5 * time.Second, HangTimeout: 6 * time.Second,
+		StateDir: stateDir, Version: "test", MetricsListen: os.Getenv("CMKFS_TEST_METRICS"), AgentTimeout: 5 * time.Second, DrainTimeout: 5 * time.Second, HangTimeout: 6 * time.Second, Patience: 12 * time.Second,
 		Listening: func() { fmt.Println("listening") },
 	})
 	if err != nil {

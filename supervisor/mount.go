@@ -161,8 +161,8 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 		device: device, config: config,
 		session:     binary.NativeEndian.Uint64(session[:]) | 1, // 0 would switch exactly-once off
 		log:         a.s.log.With("vol", k.String()),
-		hangTimeout: a.s.cfg.HangTimeout,
-		commands:    make(chan command), ended: make(chan struct{}),
+		hangTimeout: a.s.cfg.HangTimeout, patience: a.s.cfg.Patience,
+		commands: make(chan command), ended: make(chan struct{}),
 	}
 	m.open = func(ctx context.Context) (*workerProcess, error) { return a.openWorker(ctx, k) }
 	m.lease = func() (int64, error) { return a.lease(m.aekID) }

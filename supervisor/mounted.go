@@ -62,6 +62,7 @@ type mounted struct {
 	log           *slog.Logger
 
 	hangTimeout time.Duration // how long a worker may say nothing
+	patience    time.Duration // how long requests wait for a new worker
 
 	// open starts a worker and waits until it has opened the volume.
 	open func(ctx context.Context) (*workerProcess, error)
@@ -93,6 +94,7 @@ type mounted struct {
 	attempt     *attempt       // nil = no worker is being started
 	restoring   bool           // the attempt gives access back: its failure suspends again
 	servingFrom time.Time      // when the worker took over
+	downSince   time.Time      // when the last worker ended; zero while one serves
 	failures    []time.Time    // recent failed starts
 	killed      int            // starts in a row that failed, those by SIGKILL included
 	delay       time.Duration  // before the next start in phaseBackoff

@@ -19,9 +19,6 @@ const (
 	// openTimeout bounds one start of a worker, the key's release and the
 	// recovery of the journal included.
 	openTimeout = 60 * time.Second
-	// patience is how long requests wait in the kernel for a new worker before
-	// they are refused.
-	patience = 20 * time.Second
 	// Failed starts: after so many within the window, requests are refused
 	// while starting is tried again, after longer and longer delays.
 	maxFailures   = 3
@@ -64,6 +61,9 @@ func (m *mounted) attemptDone() <-chan opened {
 func (m *mounted) workerDied() {
 	w := m.worker()
 	m.setWorker(nil)
+	if m.downSince.IsZero() {
+		m.downSince = time.Now()
+	}
 	code := w.exitCode()
 	switch p := m.phase(); {
 	case p == phaseSuspending:
@@ -106,7 +106,7 @@ func (m *mounted) startWorker(restoring bool) {
 	}
 	m.enter(phaseStarting, reason)
 	if m.answerer == nil {
-		m.wait.Reset(patience)
+		m.wait.Reset(max(0, m.patience-time.Since(m.downSince)))
 	}
 	go func(done chan<- opened) {
 		w, err := m.open(ctx)
@@ -130,7 +130,7 @@ func (m *mounted) attemptEnded(r opened) {
 			m.finishClose(nil)
 		}
 	case r.err == nil:
-		m.failures, m.delay = nil, 0
+		m.failures, m.delay, m.downSince = nil, 0, time.Time{}
 		m.handOver(r.worker)
 		m.settle(nil)
 	case m.restoring:
@@ -177,7 +177,8 @@ func (m *mounted) handOver(w *workerProcess) {
 // startFailed decides what follows from a failed start: another one soon, or
 // refusing requests and trying again later.
 func (m *mounted) startFailed(err error) {
-	if m.killed++; m.answerer == nil && m.killed <= maxKilled && wasKilled(err) {
+	wait := m.answerer == nil && time.Since(m.downSince) < m.patience
+	if m.killed++; wait && m.killed <= maxKilled && wasKilled(err) {
 		m.enter(phaseStarting, "")
 		m.wait.Reset(retryPause)
 		return
@@ -189,7 +190,7 @@ func (m *mounted) startFailed(err error) {
 	}
 	m.log.Warn("no worker could be started", "failures", len(m.failures), "err", err)
 	m.settle(err)
-	if m.answerer == nil && len(m.failures) < maxFailures && worthRetrying(err) {
+	if wait && len(m.failures) < maxFailures && worthRetrying(err) {
 		m.enter(phaseStarting, err.Error())
 		m.wait.Reset(retryPause)
 		return

@@ -19,15 +19,17 @@ import (
 	"cmkfs/supervisor/api"
 )
 
-// kills is how often the worker is killed under load.
-const kills = 50
-
 // TestTakeover_WorkerKilledUnderLoad kills the worker again and again while fio
 // verifies what it wrote, a package is compiled and names are made and removed.
 // Nobody may notice: no operation fails, none is applied twice, nothing that
 // was answered is lost.
 func TestTakeover_WorkerKilledUnderLoad(t *testing.T) {
-	r := newRig(t)
+	t.Run("writethrough", func(t *testing.T) { killUnderLoad(t, 50) })
+	t.Run("writeback", func(t *testing.T) { killUnderLoad(t, 10, "writeback") })
+}
+
+func killUnderLoad(t *testing.T, kills int, options ...string) {
+	r := newRig(t, options...)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var load sync.WaitGroup
@@ -155,6 +157,39 @@ func TestTakeover_NoWorker(t *testing.T) {
 	eventually(t, "the volume is served again", func() bool { return r.volume().State == api.VolumeOnline })
 	b := make([]byte, 7)
 	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "content" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+// TestTakeover_KeyNotReached: requests wait for a new worker only so long.
+func TestTakeover_KeyNotReached(t *testing.T) {
+	r := newRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var stopper sync.WaitGroup
+	stopper.Go(func() {
+		for ctx.Err() == nil { // agents are replaced
+			for _, pid := range children(t, r.cmd.Process.Pid, "key-agent") {
+				_ = unix.Kill(pid, unix.SIGSTOP)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	defer stopper.Wait()
+	defer stop()
+	time.Sleep(50 * time.Millisecond)
+	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadDir(r.mount); !errnoIs(err, unix.ENOKEY) {
+		t.Errorf("while the key is not reached: %v", err)
+	}
+	stop()
+	stopper.Wait()
+	eventually(t, "the volume is served again", func() bool { return r.volume().State == api.VolumeOnline })
+	if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "x" {
 		t.Errorf("%q %v", b, err)
 	}
 }
