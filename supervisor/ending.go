@@ -27,8 +27,8 @@ func (m *mounted) expectEnd(within time.Duration) {
 	m.wait.Reset(endLook)
 }
 
-// watchEnd looks after a worker that is to end. One that takes too long is
-// killed. One that was killed, by us or by somebody else, may not be able to
+// watchEnd looks after a worker that is to end. One that takes too long, or was
+// stopped, is killed. One that was killed, by us or by somebody else, may not be able to
 // die: a thread of it that invalidates the kernel's pages waits, unkillably,
 // for the answer to a READ that another of its threads had taken. With that one
 // dead nobody but us can answer it (watchDying).
@@ -38,7 +38,7 @@ func (m *mounted) watchEnd() {
 		return // an attempt is being cancelled
 	}
 	m.wait.Reset(endLook)
-	if m.watchDying() || time.Now().Before(m.endBy) {
+	if m.watchDying() || time.Now().Before(m.endBy) && !stopped(w.pid) {
 		return
 	}
 	m.log.Warn("the worker did not end in time; killing it", "pid", w.pid)
@@ -82,24 +82,37 @@ func (m *mounted) watchHanging() {
 	_ = w.conn.Send(worker.Request{Ping: &worker.Ask{}})
 }
 
-// dying says whether a child of ours is exiting or has been killed: its first
-// thread is gone or has a SIGKILL that it cannot take yet.
+// dying says whether a process is exiting or has been killed: its first thread
+// is gone or has a SIGKILL that it cannot take yet.
 func dying(pid int) bool {
+	state, pending := look(pid)
+	return state == 'Z' || state == 'X' || pending&(1<<(unix.SIGKILL-1)) != 0
+}
+
+// stopped says whether a process was stopped by a signal.
+func stopped(pid int) bool {
+	state, _ := look(pid)
+	return state == 'T' || state == 't'
+}
+
+// look returns the state of a process's first thread, X if it is gone, and the
+// signals it has not taken yet.
+func look(pid int) (state byte, pending uint64) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return true
+		return 'X', 0
 	}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(line, ":")
 		switch value = strings.TrimSpace(value); name {
 		case "State":
-			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
-				return true
+			if value != "" {
+				state = value[0]
 			}
 		case "SigPnd":
-			pending, err := strconv.ParseUint(value, 16, 64)
-			return err == nil && pending&(1<<(unix.SIGKILL-1)) != 0
+			// Not a number: a kernel that shows none.
+			pending, _ = strconv.ParseUint(value, 16, 64)
 		}
 	}
-	return false
+	return state, pending
 }

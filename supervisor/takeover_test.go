@@ -115,11 +115,23 @@ func TestTakeover_WorkerHangs(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.ReadDir(r.mount); err != nil {
+	eventually(t, "the worker is stopped", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
+	if err := os.Mkdir(r.path("dir"), 0o700); err != nil {
 		t.Error(err)
 	}
-	if v := r.volume(); v.WorkerPID == pid || v.Restarts != 1 {
+	v := r.volume()
+	if v.WorkerPID == pid || v.Restarts != 1 {
 		t.Errorf("%+v", v)
+	}
+	// One that is to end is not waited for.
+	if err := unix.Kill(v.WorkerPID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := r.SuspendVolume(r.ctx, "acct", "vol"); err != nil || v.State != api.VolumeSuspended {
+		t.Errorf("%+v %v", v, err)
 	}
 }
 
