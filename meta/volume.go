@@ -100,8 +100,16 @@ func (v *Volume) fail(err error) {
 		v.log.Error("the volume stops after an I/O error", "err", err)
 		v.state.CompareAndSwap(stateOpen, stateFailed)
 		close(v.failed)
-		v.admission.cond.Broadcast()
+		v.wakeWaiters()
 	})
+}
+
+// wakeWaiters makes the operations that wait for a checkpoint look again. The
+// lock closes the gap between their look and their wait.
+func (v *Volume) wakeWaiters() {
+	v.admission.Lock()
+	defer v.admission.Unlock()
+	v.admission.cond.Broadcast()
 }
 
 // stopped returns why the volume takes no operations, nil if it does.
@@ -308,7 +316,7 @@ func (v *Volume) release() error {
 	failed := v.state.Swap(stateClosed) == stateFailed
 	v.stop()
 	v.wg.Wait()
-	v.admission.cond.Broadcast()
+	v.wakeWaiters()
 	err := errors.Join(v.closeFiles(), v.lock.Close())
 	if failed {
 		return ErrFailed
