@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"log/slog"
 	"sync"
 	"time"
 
@@ -30,22 +29,13 @@ type adapter struct {
 	// caching reports whether the kernel may still cache attributes: not
 	// while the volume is being suspended.
 	caching func() bool
+	// forgetAttr makes the kernel ask for a node's attributes again.
+	forgetAttr func(ino uint64)
 
 	// stripes keep, for the nodes that share one, a FORGET that takes the
 	// last reference and tells the volume so apart from a reply that gives
 	// out a new one.
 	stripes [64]sync.Mutex
-}
-
-func newAdapter(vol Volume, nodes *NodeTable, session uint64, log *slog.Logger, abandon bool, caching func() bool) *adapter {
-	return &adapter{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		vol:           vol,
-		nodes:         nodes,
-		session:       session,
-		errs:          newErrorLog(log, abandon),
-		caching:       caching,
-	}
 }
 
 // String names the adapter for go-fuse.

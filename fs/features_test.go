@@ -518,6 +518,8 @@ func testSUID(t *testing.T, dir string) {
 		{"write", "echo x >>f"},
 		{"truncate by open", ": >f"},
 		{"truncate", "truncate -s 1 f"},
+		{"fallocate", "fallocate -l 10000 f"},
+		{"punch", "fallocate -p -l 4096 f"},
 	} {
 		must(t, os.WriteFile(p, []byte("abc"), 0777))
 		must(t, os.Chmod(p, 0777|os.ModeSetuid|os.ModeSetgid))
@@ -535,6 +537,16 @@ func testSUID(t *testing.T, dir string) {
 	must(t, os.Chown(p, 1, 1))
 	if m := stat(t, p).Mode & 07777; m != 0777 {
 		t.Errorf("mode %o after chown", m)
+	}
+	// The kernel keeps the mode apart from size and times.
+	must(t, os.Chmod(p, 0666|os.ModeSetuid|os.ModeSetgid))
+	if out, err := nobody(t, dir, "fallocate -l 20000 f && stat -c %a f"); err != nil || out != "666\n" {
+		t.Errorf("mode %q after fallocate, %v", out, err)
+	}
+	must(t, os.Chmod(p, 0777|os.ModeSetuid))
+	run(t, dir, "fallocate", "-l", "30000", "f")
+	if m := stat(t, p).Mode & 07777; m != 04777 {
+		t.Errorf("mode %o after root's fallocate", m)
 	}
 	// Mandatory-locking set-group-ID stays.
 	must(t, os.Chmod(p, 0666|os.ModeSetgid))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 
+	"cmkfs/meta"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -91,8 +93,22 @@ func (a *adapter) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	if in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset {
 		return fuse.Status(unix.EFBIG)
 	}
-	err := a.vol.Fallocate(a.caller(&in.InHeader), in.NodeId, in.Mode, int64(in.Offset), int64(in.Length))
-	return a.errs.status("fallocate", in.NodeId, err)
+	c := a.caller(&in.InHeader)
+	c.KillPriv = in.Uid != 0
+	if err := a.vol.Fallocate(c, in.NodeId, in.Mode, int64(in.Offset), int64(in.Length)); err != nil {
+		return a.errs.status("fallocate", in.NodeId, err)
+	}
+	a.privKilled(c, in.NodeId)
+	return fuse.OK
+}
+
+// privKilled has the kernel forget the mode of a file of which an unprivileged
+// caller has changed data in a way that, unlike write(2), does not say whether
+// to clear set-user-ID, and after which the kernel trusts the mode it had.
+func (a *adapter) privKilled(c meta.Caller, ino uint64) {
+	if c.KillPriv {
+		a.forgetAttr(ino)
+	}
 }
 
 // Lseek finds data and holes; the other directions are the kernel's own.
@@ -115,10 +131,13 @@ func (a *adapter) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (ui
 	}
 	// The reply has 32 bits for the length; the kernel asks again for the rest.
 	length := min(in.Len, math.MaxUint32&^(blockSize-1))
-	n, err := a.vol.CopyRange(a.caller(&in.InHeader), in.NodeId, int64(in.OffIn), in.NodeIdOut, int64(in.OffOut), int64(length))
+	c := a.caller(&in.InHeader)
+	c.KillPriv = in.Uid != 0
+	n, err := a.vol.CopyRange(c, in.NodeId, int64(in.OffIn), in.NodeIdOut, int64(in.OffOut), int64(length))
 	if err != nil {
 		return 0, a.errs.status("copy_file_range", in.NodeId, err)
 	}
+	a.privKilled(c, in.NodeIdOut)
 	return uint32(n), fuse.OK
 }
 

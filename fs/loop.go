@@ -107,7 +107,16 @@ func NewServer(cfg ServeConfig) (*Server, error) {
 	for i := range inflightSlots {
 		s.slots <- i
 	}
-	s.adapter = newAdapter(cfg.Volume, cfg.Nodes, cfg.Session, cfg.Log, cfg.Resend, s.gate.open)
+	s.adapter = &adapter{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		vol:           cfg.Volume,
+		nodes:         cfg.Nodes,
+		session:       cfg.Session,
+		errs:          newErrorLog(cfg.Log, cfg.Resend),
+		caching:       s.gate.open,
+		// A kernel that has forgotten the node has no attributes either.
+		forgetAttr: func(ino uint64) { _ = invalidateAttr(s.fd, ino) },
+	}
 	s.proto = fuse.NewProtocolServer(s.adapter, cfg.Mount.protocolOptions(cfg.Log))
 	if _, err := answerInit(s.proto, cfg.Init); err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func reply(fd int, b []byte) error {
 
 // notify writes a notification. It may wait for requests in flight and for dirty
 // pages to be written back, unkillably: never call it from a handler or under a
-// lock.
+// lock, but for invalidateAttr.
 func notify(fd int, code int32, body []byte) error {
 	b := make([]byte, outHeaderSize, outHeaderSize+len(body))
 	b = append(b, body...)
@@ -58,6 +58,15 @@ func notify(fd int, code int32, body []byte) error {
 		return errGone
 	}
 	return err
+}
+
+// invalidateAttr makes the kernel forget a node's attributes, but not its pages.
+// Because it touches no page it waits for nothing, and handlers may call it.
+func invalidateAttr(fd int, ino uint64) error {
+	body := make([]byte, 24)
+	binary.NativeEndian.PutUint64(body, ino)
+	binary.NativeEndian.PutUint64(body[8:], ^uint64(0)) // offset -1
+	return notify(fd, notifyInvalInode, body)
 }
 
 // resend asks the kernel for the requests that were read and never answered.

@@ -86,7 +86,7 @@ func (v *Volume) shareRange(c Caller, src, srcPage, dst, dstPage, pages uint64) 
 		to.size = max(to.size, (dstPage+pages)*pageSize)
 		to.mtime, to.ctime = t.now, t.now
 		if c.KillPriv {
-			to.clearPriv()
+			to.clearPriv(c)
 		}
 		t.putInode(to)
 		t.result = pages * pageSize

@@ -108,10 +108,11 @@ func timeFromDisk(v uint64) time.Time {
 	return time.Unix(int64(v>>nsecBits)+minSec, int64(v&(1<<nsecBits-1)))
 }
 
-// clearPriv drops set-user-ID, and set-group-ID where the group may execute.
-func (n *inode) clearPriv() {
+// clearPriv drops set-user-ID, and set-group-ID where the group may execute or
+// the caller, root excepted, has another group.
+func (n *inode) clearPriv(c Caller) {
 	n.mode &^= unix.S_ISUID
-	if n.mode&unix.S_IXGRP != 0 {
+	if n.mode&unix.S_IXGRP != 0 || c.UID != 0 && c.GID != n.gid {
 		n.mode &^= unix.S_ISGID
 	}
 }

@@ -193,7 +193,6 @@ func (o op) data(e *draft, n *node) (uint64, error) {
 		if o.mode&meta.FallocKeepSize == 0 {
 			n.size = max(n.size, end)
 		}
-		n.clearPriv()
 		return 0, nil
 	case "copy":
 		dst := e.node(o.ino2)

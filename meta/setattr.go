@@ -50,13 +50,13 @@ func (t *tx) setAttr(c Caller, n *inode, s *SetAttr) error {
 			n.gid = *s.GID
 		}
 		if !n.isDir() {
-			if err := t.dropPrivileges(n); err != nil {
+			if err := t.dropPrivileges(c, n); err != nil {
 				return err
 			}
 		}
 	}
 	if s.Size != nil && c.KillPriv {
-		if err := t.dropPrivileges(n); err != nil {
+		if err := t.dropPrivileges(c, n); err != nil {
 			return err
 		}
 	}
@@ -84,9 +84,9 @@ const xattrCapability = "security.capability"
 
 // dropPrivileges clears what would let a changed file run with more rights than
 // its writer has: set-user-ID, set-group-ID and capabilities.
-func (t *tx) dropPrivileges(n *inode) error {
+func (t *tx) dropPrivileges(c Caller, n *inode) error {
 	if !n.isDir() {
-		n.clearPriv()
+		n.clearPriv(c)
 	}
 	return t.dropCapability(n)
 }

@@ -224,7 +224,9 @@ func (v *Volume) preallocate(c Caller, ino, off, length uint64, keepSize bool) e
 			n.mtime = t.now
 		}
 		n.ctime = t.now
-		n.clearPriv()
+		if c.KillPriv {
+			n.clearPriv(c)
+		}
 		t.putInode(n)
 		return nil
 	})
@@ -274,7 +276,9 @@ func (v *Volume) zeroRange(c Caller, ino, off, length uint64, keepSize bool) err
 			if !keepSize {
 				n.size = max(n.size, end)
 			}
-			n.clearPriv()
+			if c.KillPriv {
+				n.clearPriv(c)
+			}
 			t.putInode(n)
 			return nil
 		})

@@ -80,7 +80,7 @@ func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, 
 		n.size = max(n.size, off+uint64(len(data)))
 		n.mtime, n.ctime = t.now, t.now
 		if c.KillPriv {
-			n.clearPriv()
+			n.clearPriv(c)
 		}
 		if err := t.dropCapability(n); err != nil {
 			return err
