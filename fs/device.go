@@ -156,9 +156,13 @@ func (d *Device) Unmount(ctx context.Context, lazy bool) error {
 
 // Abort ends the connection, whatever hangs in it: every request fails with
 // ENOTCONN. It is the last resort, since mapped pages stay readable after it.
-func (d *Device) Abort() error {
+func (d *Device) Abort() error { return abortConnection(d.Conn) }
+
+// abortConnection ends a connection by its number. One that is gone is
+// os.ErrNotExist.
+func abortConnection(conn uint32) error {
 	const control = "/sys/fs/fuse/connections"
-	path := fmt.Sprintf("%s/%d/abort", control, d.Conn)
+	path := fmt.Sprintf("%s/%d/abort", control, conn)
 	err := os.WriteFile(path, []byte("1"), 0)
 	if errors.Is(err, os.ErrNotExist) {
 		// Most systems mount the control file system at boot.

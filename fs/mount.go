@@ -146,8 +146,7 @@ func AbortStale(mountpoint string) (bool, error) {
 	if !ok || m.fsType != fsType || m.major != 0 {
 		return false, nil
 	}
-	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.minor)
-	if err := os.WriteFile(path, []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := abortConnection(m.minor); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, fmt.Errorf("abort the stale mount %s: %w", m.point, err)
 	}
 	return true, nil
