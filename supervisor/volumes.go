@@ -42,10 +42,11 @@ func (s *Supervisor) mountedVolume(k volumeKey) *mounted {
 }
 
 // stillMounted returns a mounted volume, nil if it is not mounted. It waits for
-// the end of one that is being closed, after an umount(8) for example.
+// the end of one that is being closed, after an umount(8) for example, whether
+// or not the volume's loop has noticed already.
 func (s *Supervisor) stillMounted(k volumeKey) *mounted {
 	m := s.mountedVolume(k)
-	if m == nil || m.phase() != phaseClosing && m.phase() != phaseGone {
+	if m == nil || m.phase() != phaseClosing && m.phase() != phaseGone && m.device.Alive() {
 		return m
 	}
 	<-m.ended
