@@ -50,7 +50,9 @@ func (t *tx) setAttr(c Caller, n *inode, s *SetAttr) error {
 			n.gid = *s.GID
 		}
 		if !n.isDir() {
-			if err := t.dropPrivileges(c, n); err != nil {
+			// The rule on foreign groups is for writers: whoever may change the
+			// group is in it, perhaps by a supplementary one, which c does not say.
+			if err := t.dropPrivileges(Caller{}, n); err != nil {
 				return err
 			}
 		}
