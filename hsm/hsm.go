@@ -53,6 +53,11 @@ type Info struct {
 	RecoveryLevel string    `json:"recoveryLevel,omitempty"`
 	Region        string    `json:"region,omitempty"`
 	PrincipalID   string    `json:"principalId,omitempty"` // the object id of who asked, as the vault sees it
+	ClientID      string    `json:"clientId,omitempty"`    // of who asked, as far as its token says
+	TenantID      string    `json:"tenantId,omitempty"`    // likewise
+	// CredentialExpires is when who asked can no longer prove to be itself: the
+	// end of a client certificate. Zero for credentials that renew themselves.
+	CredentialExpires time.Time `json:"credentialExpires,omitzero"`
 }
 
 // Kind classes a failure by what it says about the customer's will.

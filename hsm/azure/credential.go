@@ -2,12 +2,14 @@ package azure
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
@@ -47,6 +49,12 @@ func credential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (azcore.T
 		return certificate(path, entra)
 	}
 	return managedIdentity(cfg)
+}
+
+// expiring is a credential that somebody has to renew.
+type expiring struct {
+	azcore.TokenCredential
+	until time.Time
 }
 
 // managedIdentity is the identity of the host. Its endpoint is local, so no
@@ -102,11 +110,27 @@ func certificate(path string, opt azcore.ClientOptions) (azcore.TokenCredential,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return azidentity.NewClientCertificateCredential(os.Getenv("AZURE_TENANT_ID"), os.Getenv("AZURE_CLIENT_ID"), certs, key,
+	c, err := azidentity.NewClientCertificateCredential(os.Getenv("AZURE_TENANT_ID"), os.Getenv("AZURE_CLIENT_ID"), certs, key,
 		&azidentity.ClientCertificateCredentialOptions{
 			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
 			SendCertificateChain: true,
 		})
+	return expiring{c, expiry(certs, key)}, err
+}
+
+// expiry is the end of the certificate that belongs to the key; the file may
+// have those of its authorities, too, in any order.
+func expiry(certs []*x509.Certificate, key crypto.PrivateKey) time.Time {
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return time.Time{}
+	}
+	for _, c := range certs {
+		if public, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && public.Equal(signer.Public()) {
+			return c.NotAfter
+		}
+	}
+	return time.Time{}
 }
 
 // federated is an application of the vault's tenant that trusts our

@@ -30,7 +30,7 @@ func application(t *testing.T, w world, name string) (*emulator.Identity, hsm.Az
 }
 
 // wraps tries the key, and that the authority was asked.
-func wraps(t *testing.T, w world, cfg hsm.AzureConfig) {
+func wraps(t *testing.T, w world, cfg hsm.AzureConfig) hsm.Info {
 	t.Helper()
 	before := w.Requests("authority")
 	k, err := azure.Open(t.Context(), cfg)
@@ -44,6 +44,14 @@ func wraps(t *testing.T, w world, cfg hsm.AzureConfig) {
 	if w.Requests("authority") == before {
 		t.Error("the token came from somewhere else")
 	}
+	info, err := k.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.TenantID != w.Env()["KEYVAULT_EMULATOR_TENANT"] {
+		t.Errorf("tenant %q", info.TenantID)
+	}
+	return info
 }
 
 func TestWorkloadIdentity(t *testing.T) {
@@ -59,30 +67,57 @@ func TestWorkloadIdentity(t *testing.T) {
 
 func TestClientCertificate(t *testing.T) {
 	w := start(t)
-	_, cfg := application(t, w, "certificate")
+	id, cfg := application(t, w, "certificate")
 	file := filepath.Join(t.TempDir(), "certificate.pem")
 	t.Setenv("AZURE_CLIENT_CERTIFICATE_PATH", file)
 	_, err := azure.Open(t.Context(), cfg)
 	wantError(t, err, hsm.KindMisconfigured, "Identity")
 
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	writeCertificate(t, file, end)
+	info := wraps(t, w, cfg)
+	if !info.CredentialExpires.Equal(end) || info.ClientID != id.ClientID || info.PrincipalID != id.ObjectID {
+		t.Errorf("Info = %+v, want %s until %v", info, id.ClientID, end)
+	}
+
+	// A renewed certificate is used by the next key that is opened.
+	end = end.Add(24 * time.Hour)
+	writeCertificate(t, file, end)
+	if info := wraps(t, w, cfg); !info.CredentialExpires.Equal(end) {
+		t.Errorf("after renewal: %v, want %v", info.CredentialExpires, end)
+	}
+}
+
+// writeCertificate replaces file by a new key and its certificate, after one
+// that is somebody else's.
+func writeCertificate(t *testing.T, file string, end time.Time) {
+	t.Helper()
+	var content []byte
+	add := func(kind string, b []byte) {
+		content = append(content, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})...)
+	}
+	certificate := func(end time.Time) *rsa.PrivateKey {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: end}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add("CERTIFICATE", der)
+		return key
+	}
+	certificate(end.Add(10 * 365 * 24 * time.Hour))
+	private, err := x509.MarshalPKCS8PrivateKey(certificate(end))
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
+	add("PRIVATE KEY", private)
+	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
-	if err := os.WriteFile(file, both, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	wraps(t, w, cfg)
 }
 
 func TestFederatedClient(t *testing.T) {

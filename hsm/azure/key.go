@@ -43,12 +43,13 @@ func retries() policy.RetryOptions {
 }
 
 type key struct {
-	cfg    hsm.AzureConfig
-	id     string // as configured
-	client *azkeys.Client
-	http   *http.Client
-	wrap   bool // wrapkey and unwrapkey instead of encrypt and decrypt
-	closed bool
+	cfg     hsm.AzureConfig
+	id      string // as configured
+	client  *azkeys.Client
+	http    *http.Client
+	expires time.Time // of the credential, zero if it renews itself
+	wrap    bool      // wrapkey and unwrapkey instead of encrypt and decrypt
+	closed  bool
 }
 
 // Open returns a key of a vault. Nothing is sent yet. Errors are *hsm.Error.
@@ -96,6 +97,9 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	if err != nil {
 		return fail("Identity", "The configured identity cannot be used", err)
 	}
+	if c, ok := cred.(expiring); ok {
+		k.expires = c.until
+	}
 	k.http = newHTTPClient(checkChallenge{newTransport(u.Hostname(), address, pool)})
 	k.client, err = azkeys.NewClient(vault, cred, &azkeys.ClientOptions{
 		ClientOptions: azcore.ClientOptions{Transport: k.http, Retry: retries(), Telemetry: policy.TelemetryOptions{Disabled: true}},
@@ -138,9 +142,11 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 			return err
 		}
 		info = infoOf(r.Attributes)
+		info.CredentialExpires = k.expires
 		if raw != nil {
 			info.Region = raw.Header.Get("x-ms-keyvault-region")
-			info.PrincipalID = principal(raw.Request)
+			who := asked(raw.Request)
+			info.PrincipalID, info.ClientID, info.TenantID = who.Object, who.client(), who.Tenant
 		}
 		if j := r.Key; j != nil {
 			if j.KID != nil {

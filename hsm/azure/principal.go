@@ -1,33 +1,43 @@
 package azure
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strings"
 )
 
-// principal returns the object id of whose token a request carries, "" if that
-// cannot be read. It is what the vault's administrator gives permissions to;
-// nothing depends on it, so the token's signature does not matter.
-func principal(r *http.Request) string {
-	if r == nil {
-		return ""
-	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+// claims are what a token says about whose it is, as far as it says it. It is
+// what the vault's administrator gives permissions to; nothing depends on it,
+// so the token's signature does not matter.
+type claims struct {
+	Object     string `json:"oid"`
+	Tenant     string `json:"tid"`
+	App        string `json:"appid"` // of version 1 tokens
+	Authorized string `json:"azp"`   // the same of version 2 tokens
+}
+
+func (c claims) client() string { return cmp.Or(c.App, c.Authorized) }
+
+// claimsOf reads a token; what cannot be read is empty.
+func claimsOf(token string) claims {
+	var c claims
 	parts := strings.Split(token, ".")
-	if !ok || len(parts) != 3 {
-		return ""
+	if len(parts) != 3 {
+		return c
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ""
+	if err != nil || json.Unmarshal(payload, &c) != nil {
+		return claims{}
 	}
-	var claims struct {
-		Object string `json:"oid"`
+	return c
+}
+
+// asked returns whose token a request carries.
+func asked(r *http.Request) claims {
+	if r == nil {
+		return claims{}
 	}
-	if json.Unmarshal(payload, &claims) != nil {
-		return ""
-	}
-	return claims.Object
+	return claimsOf(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 }
