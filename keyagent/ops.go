@@ -40,6 +40,9 @@ func dispatch(ctx context.Context, req request, to int) (reply, error) {
 		return reply{VEK: v}, err
 	case opRelease:
 		return reply{}, release(ctx, req, to)
+	case opReseal:
+		v, err := reseal(ctx, req)
+		return reply{VEK: v}, err
 	case opListKeys:
 		keys, err := listKeys(ctx, req)
 		return reply{Keys: keys}, err
@@ -202,20 +205,30 @@ func release(ctx context.Context, req request, to int) error {
 	if req.VEK == nil || to < 0 {
 		return misconfigured(req.Op, "NoVEK", "There is no volume encryption key or nobody to give it to", nil)
 	}
-	aek, err := openAEK(ctx, req)
+	vek, err := openVEK(ctx, req)
 	if err != nil {
 		return err
+	}
+	defer clear(vek[:])
+	return give(to, vek[:])
+}
+
+// openVEK is the one way to a volume's key. The caller clears it.
+func openVEK(ctx context.Context, req request) (crypto.Key, error) {
+	aek, err := openAEK(ctx, req)
+	if err != nil {
+		return crypto.Key{}, err
 	}
 	defer clear(aek[:])
 	vek, err := crypto.OpenKey(aek, req.VEK.Sealed, vekAD(req))
 	if err != nil {
-		return misconfigured(req.Op, "BadVEK", "The sealed volume encryption key is damaged or belongs to another volume or account", err)
+		return crypto.Key{}, misconfigured(req.Op, "BadVEK", "The sealed volume encryption key is damaged or belongs to another volume or account", err)
 	}
-	defer clear(vek[:])
 	if !crypto.CheckCommit(vek, req.VolumeID, req.VEK.Commitment) {
-		return misconfigured(req.Op, "BadVEK", "The volume encryption key does not match its commitment", nil)
+		clear(vek[:])
+		return crypto.Key{}, misconfigured(req.Op, "BadVEK", "The volume encryption key does not match its commitment", nil)
 	}
-	return give(to, vek[:])
+	return vek, nil
 }
 
 func openAEK(ctx context.Context, req request) (crypto.Key, error) {

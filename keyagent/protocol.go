@@ -21,6 +21,7 @@ const (
 	opCheck    = "check"
 	opNewVEK   = "new-vek"
 	opRelease  = "release"
+	opReseal   = "reseal"
 	opListKeys = "list-keys"
 )
 
@@ -35,6 +36,7 @@ type request struct {
 	AEK      *AEK       `json:"aek,omitempty"`
 	VolumeID []byte     `json:"volumeId,omitempty"`
 	VEK      *VEK       `json:"vek,omitempty"`
+	To       *Under     `json:"to,omitempty"` // of a reseal
 }
 
 // reply answers the request with the same ID. The first one to each says only

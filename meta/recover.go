@@ -123,6 +123,9 @@ func (v *Volume) recover() error {
 // whose content may differ between two histories (a restored backup) would
 // repeat a nonce.
 func (v *Volume) begin() error {
+	if err := dropTemp(v.st); err != nil {
+		return hostError(err)
+	}
 	v.journal.mu.Lock()
 	err := v.journal.rotateLocked()
 	v.journal.mu.Unlock()

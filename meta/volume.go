@@ -76,6 +76,8 @@ type Volume struct {
 		free    int64     // bytes the host could take then
 	}
 
+	resealMu sync.Mutex // held while the superblock is replaced, and when the lock is given up
+
 	stop     context.CancelFunc
 	kick     chan struct{}
 	wg       sync.WaitGroup
@@ -317,6 +319,8 @@ func (v *Volume) release() error {
 	v.stop()
 	v.wg.Wait()
 	v.wakeWaiters()
+	v.resealMu.Lock() // the next owner of the lock must not meet it half way
+	defer v.resealMu.Unlock()
 	err := errors.Join(v.closeFiles(), v.lock.Close())
 	if failed {
 		return ErrFailed

@@ -158,6 +158,8 @@ func (w *process) run() int {
 		return w.format(dir, *start.Format)
 	case start.Mode == ModeCheck && start.Check != nil:
 		return w.check(dir, *start.Check)
+	case start.Mode == ModeReseal:
+		return w.reseal(dir)
 	}
 	return w.fail(ClassOther, fmt.Errorf("start without what mode %q needs", start.Mode))
 }

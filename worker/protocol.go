@@ -25,6 +25,7 @@ const (
 	ModeServe  Mode = "serve"  // open a volume, then answer the requests of a mount
 	ModeFormat Mode = "format" // create a volume in an empty directory
 	ModeCheck  Mode = "check"  // look for damage
+	ModeReseal Mode = "reseal" // without a key: replace what the superblock says about it
 )
 
 // Request is a message from the supervisor to the worker. Exactly one field is
@@ -38,6 +39,8 @@ type Request struct {
 	Forward *Forward `json:"forward,omitempty"` // a FUSE request the supervisor had read
 	Stats   *Ask     `json:"stats,omitempty"`   // answer with Stats
 	Ping    *Ask     `json:"ping,omitempty"`    // answer with Pong, at once
+
+	Key *KeyRequest `json:"key,omitempty"` // answer with Key
 }
 
 // Reply is a message from the worker to the supervisor. Exactly one field is
@@ -52,6 +55,8 @@ type Reply struct {
 	Progress  *Progress  `json:"progress,omitempty"`  // of a check
 	Finding   *Finding   `json:"finding,omitempty"`   // of a check
 	Done      *Done      `json:"done,omitempty"`      // format or check is complete
+
+	Key *KeyAnswer `json:"key,omitempty"` // the answer to a key request
 }
 
 // Start says what to do. Lease, Format or Check belongs to the mode.

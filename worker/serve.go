@@ -32,6 +32,7 @@ const (
 // serving is a worker with an open volume.
 type serving struct {
 	*process
+	dir      store.Store
 	volume   *meta.Volume
 	server   *fs.Server
 	nodes    atomic.Pointer[fs.NodeTable] // set when requests are served; read by the volume's checkpoints
@@ -49,7 +50,7 @@ func (w *process) serve(dir store.Store, lease Lease) int {
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
-	s := &serving{process: w, deadline: lease.Deadline, served: make(chan error, 1)}
+	s := &serving{process: w, dir: dir, deadline: lease.Deadline, served: make(chan error, 1)}
 	cfg.InFlight = func() []uint64 {
 		if nodes := s.nodes.Load(); nodes != nil {
 			return nodes.Unanswered()
@@ -148,6 +149,8 @@ func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
 		}
 	case r.Stats != nil:
 		go s.sendStats() // may wait for a lock; the loop must not
+	case r.Key != nil:
+		go s.sendKey(*r.Key) // waits for the disk; the loop must not
 	case r.Ping != nil:
 		if s.conn.Send(Reply{Pong: &Pong{}}) != nil {
 			s.log.Warn("the supervisor does not listen")

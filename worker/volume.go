@@ -11,22 +11,18 @@ import (
 
 // unlock says which key the volume needs and waits for it.
 func (w *process) unlock(dir store.Store) (meta.Config, error) {
-	block, err := meta.ReadSuperblock(dir)
+	sealed, err := readSealed(dir)
 	if err != nil {
 		return meta.Config{}, err
 	}
-	err = w.conn.Send(Reply{Sealed: &Sealed{
-		VolumeID: block.VolumeID, AEKID: block.AEKID, VEK: block.SealedVEK,
-		Commitment: block.Commitment, Quota: block.Quota,
-	}})
-	if err != nil {
+	if err := w.conn.Send(Reply{Sealed: &sealed}); err != nil {
 		return meta.Config{}, err
 	}
 	key, err := readKey()
 	if err != nil {
 		return meta.Config{}, err
 	}
-	return meta.Config{Store: dir, Key: key, VolumeID: block.VolumeID, Log: w.log}, nil
+	return meta.Config{Store: dir, Key: key, VolumeID: sealed.VolumeID, Log: w.log}, nil
 }
 
 // format creates the volume.
