@@ -134,6 +134,11 @@ func (a *Account) Changed(ctx context.Context, c Change, used func(aekID string)
 			return nil, err
 		}
 	}
+	if current := b.AEKFor(hsm.SourceKeyVault); current != nil && b.Location != a.Location {
+		if err := b.checkRegion(current.KeyInfo); err != nil {
+			return nil, err
+		}
+	}
 	return &b, nil
 }
 
@@ -243,14 +248,17 @@ func perhapsSameKey(a, b hsm.Config) bool {
 	return a.PKCS11 != nil && b.PKCS11 != nil
 }
 
-// checkRegion refuses a vault that says it is in another region.
+// checkRegion refuses a vault that says it is in another region. One that does
+// not say, as a Managed HSM, is accepted: there is nothing to compare.
 func (a *Account) checkRegion(info hsm.Info) error {
-	if info.Region == "" {
+	region := foldLocation(info.Region)
+	if region == "" || region == a.Location {
 		return nil
 	}
-	if r, err := NormalizeLocation(info.Region); err == nil && r != a.Location {
-		return &hsm.Error{Op: "get", KeyID: info.KeyID, Kind: hsm.KindMisconfigured, Reason: "RegionMismatch",
-			Message: fmt.Sprintf("Account must be in the same region as the Vault: the account is in %s, the vault in %s", a.Location, r)}
+	return &hsm.Error{
+		Op: "get", KeyID: info.KeyID, Kind: hsm.KindMisconfigured, Condition: hsm.RegionMismatch, Reason: "RegionMismatch",
+		Message: hsm.RegionMismatch.Because(fmt.Sprintf("the account is in %s, the vault in %s", a.Location, region)),
+		Hint:    "if it is the account's location that is wrong: cmkfsd account update --location REGION",
+		Err:     fmt.Errorf("x-ms-keyvault-region: %s", info.Region),
 	}
-	return nil
 }

@@ -59,9 +59,14 @@ var locations = map[string]bool{
 // NormalizeLocation turns "West Europe" into "westeurope" and refuses a
 // location that no region has.
 func NormalizeLocation(s string) (string, error) {
-	n := strings.ToLower(strings.ReplaceAll(s, " ", ""))
+	n := foldLocation(s)
 	if !locations[n] {
 		return "", failf(ErrInvalid, "%q is not a location in which customer-managed keys are supported (try %q)", s, "West Europe")
 	}
 	return n, nil
+}
+
+// foldLocation makes both spellings of a region one.
+func foldLocation(s string) string {
+	return strings.ToLower(strings.Join(strings.Fields(s), ""))
 }

@@ -7,9 +7,11 @@
 package hsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -58,6 +60,8 @@ type Info struct {
 	// CredentialExpires is when who asked can no longer prove to be itself: the
 	// end of a client certificate. Zero for credentials that renew themselves.
 	CredentialExpires time.Time `json:"credentialExpires,omitzero"`
+	// Answer is how it was learned: status and request id, for errors.
+	Answer string `json:"-"`
 }
 
 // Kind classes a failure by what it says about the customer's will.
@@ -83,18 +87,16 @@ type Error struct {
 	Op         string // get, encrypt, decrypt, open, login …
 	KeyID      string // as configured, never a secret
 	Kind       Kind
+	Condition  Condition     // "" = none of those users know by a sentence
 	Reason     string        // one word for what was seen: KeyDisabled, CKR_PIN_INCORRECT, …
-	Message    string        // one sentence for a person; the document's where it has one
+	Message    string        // one sentence for a person; it begins with the condition's
+	Hint       string        // what to do besides the condition's resolution; may be ""
 	RetryAfter time.Duration // 0 = not said
 	Err        error         // the cause; never contains PIN, token or key bytes
 }
 
 func (e *Error) Error() string {
-	s := e.Message
-	if s == "" {
-		s = "the key operation failed"
-	}
-	s = fmt.Sprintf("%s (%s: %s", s, e.Op, e.Kind)
+	s := fmt.Sprintf("%s (%s: %s", e.Sentence(), e.Op, e.Kind)
 	if e.Reason != "" {
 		s += ", " + e.Reason
 	}
@@ -103,6 +105,30 @@ func (e *Error) Error() string {
 		s += ": " + e.Err.Error()
 	}
 	return s
+}
+
+// Sentence is the message alone.
+func (e *Error) Sentence() string {
+	return cmp.Or(e.Message, e.Condition.Error(), "The key operation failed")
+}
+
+// Cause is what was seen, on one line: the operation, the key, the reason, and
+// what the vault or token answered.
+func (e *Error) Cause() string {
+	words := []string{strings.TrimSpace(e.Op + " " + e.KeyID)}
+	if e.Reason != "" {
+		words = append(words, e.Reason)
+	}
+	if e.Err != nil {
+		words = append(words, e.Err.Error())
+	}
+	return strings.Join(words, ": ")
+}
+
+// Is makes errors.Is(err, KeyExpired) work.
+func (e *Error) Is(target error) bool {
+	c, ok := target.(Condition)
+	return ok && c == e.Condition
 }
 
 func (e *Error) Unwrap() error { return e.Err }

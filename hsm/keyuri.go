@@ -101,5 +101,8 @@ func splitVault(s string) (vault, path string, err error) {
 }
 
 func uriError(s, why string) error {
-	return &Error{Op: "open", KeyID: s, Kind: KindMisconfigured, Reason: "BadURI", Message: "Key Vault URI is invalid: " + why}
+	return &Error{
+		Op: "open", KeyID: s, Kind: KindMisconfigured, Condition: BadVaultURI, Reason: "BadURI", Message: BadVaultURI.Because(why),
+		Hint: "a key is https://NAME.vault.azure.net/keys/KEY[/VERSION]; cmkfsd account list-keys --key-vault-uri https://NAME.vault.azure.net lists those of a vault",
+	}
 }

@@ -3,7 +3,6 @@ package hsm_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"cmkfs/hsm"
 )
@@ -42,37 +41,5 @@ func TestParseKeyURI(t *testing.T) {
 	}
 	if _, err := hsm.ParseVaultURI("https://demo.vault.azure.net/keys/k"); err == nil {
 		t.Error("ParseVaultURI took a key's URI")
-	}
-}
-
-func TestInfo_Usable(t *testing.T) {
-	now := time.Date(2025, 1, 28, 12, 0, 0, 0, time.UTC)
-	good := hsm.Info{KeyID: "https://demo.vault.azure.net/keys/k", Type: hsm.TypeRSA, Bits: 2048, Enabled: true, RecoveryLevel: "Recoverable"}
-	for name, tc := range map[string]struct {
-		change func(i *hsm.Info)
-		says   string // "" = usable
-	}{
-		"good":            {func(*hsm.Info) {}, ""},
-		"HSM":             {func(i *hsm.Info) { i.Type = hsm.TypeRSAHSM }, ""},
-		"within dates":    {func(i *hsm.Info) { i.NotBefore, i.Expires = now, now.Add(1) }, ""},
-		"no level":        {func(i *hsm.Info) { i.RecoveryLevel = "" }, ""},
-		"customized":      {func(i *hsm.Info) { i.RecoveryLevel = "CustomizedRecoverable+ProtectedSubscription" }, ""},
-		"platform":        {func(i *hsm.Info) { *i = hsm.Info{Type: hsm.TypePlatform} }, ""},
-		"EC":              {func(i *hsm.Info) { i.Type = "EC" }, "Azure Key Vault key is not a valid RSA key"},
-		"token":           {func(i *hsm.Info) { i.KeyID, i.Type = "pkcs11:object=k", "" }, "PKCS#11 key is not a valid RSA key"},
-		"short":           {func(i *hsm.Info) { i.Bits = 2047 }, "fewer than 2048"},
-		"disabled":        {func(i *hsm.Info) { i.Enabled = false }, "Azure Key Vault key is not enabled"},
-		"no decrypt":      {func(i *hsm.Info) { i.KeyID, i.Enabled = "pkcs11:object=k", false }, "PKCS#11 key may not be used to decrypt or unwrap"},
-		"expired":         {func(i *hsm.Info) { i.Expires = now }, "Azure Key Vault key is expired"},
-		"not active":      {func(i *hsm.Info) { i.NotBefore = now.Add(1) }, "Azure Key Vault key has not been activated"},
-		"purgeable":       {func(i *hsm.Info) { i.RecoveryLevel = "Purgeable" }, "Azure Key Vault is not recoverable. Make sure that Soft-delete and Purge protection are both enabled on the Azure Key Vault"},
-		"still purgeable": {func(i *hsm.Info) { i.RecoveryLevel = "Recoverable+Purgeable" }, "not recoverable"},
-	} {
-		i := good
-		tc.change(&i)
-		err := i.Usable(now)
-		if (err == nil) != (tc.says == "") || (err != nil && !strings.Contains(err.Error(), tc.says)) {
-			t.Errorf("%s: Usable = %v, want %q", name, err, tc.says)
-		}
 	}
 }

@@ -1,6 +1,8 @@
 package hsm
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -9,35 +11,45 @@ import (
 const MinBits = 2048
 
 // Usable says whether a key with these attributes can become (or replace) a
-// customer-managed key at the time now; the error is nil or an *Error with the
-// document's sentence. A key in use is judged by unwrapping instead: an expired
-// one still unwraps.
+// customer-managed key at the time now; the error is nil or an *Error with a
+// Condition. A key in use is judged by unwrapping instead: an expired one still
+// unwraps.
 func (i Info) Usable(now time.Time) error {
-	fail := func(k Kind, reason, message string) error {
-		return &Error{Op: "get", KeyID: i.KeyID, Kind: k, Reason: reason, Message: message}
-	}
 	if i.Type == TypePlatform {
 		return nil
 	}
-	key, token := "Azure Key Vault key", strings.HasPrefix(i.KeyID, "pkcs11:")
-	if token {
-		key = "PKCS#11 key"
+	vault := !strings.HasPrefix(i.KeyID, "pkcs11:")
+	fail := func(k Kind, reason string, inVault, onToken Condition, detail, seen string) error {
+		c := inVault
+		if !vault {
+			c = onToken
+		}
+		e := &Error{Op: "get", KeyID: i.KeyID, Kind: k, Reason: reason, Condition: c, Message: c.Error()}
+		if detail != "" {
+			e.Message = c.Because(detail)
+		}
+		if i.Answer != "" {
+			seen = i.Answer + ", " + seen
+		}
+		e.Err = errors.New(seen)
+		return e
 	}
+	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	switch {
 	case i.Type != TypeRSA && i.Type != TypeRSAHSM:
-		return fail(KindMisconfigured, "NotRSA", key+" is not a valid RSA key")
+		return fail(KindMisconfigured, "NotRSA", KeyNotRSA, TokenKeyNotRSA, "", fmt.Sprintf("key type %q", i.Type))
 	case i.Bits < MinBits:
-		return fail(KindMisconfigured, "KeyTooShort", key+" is not a valid RSA key: it has fewer than 2048 bits")
-	case !i.Enabled && token:
-		return fail(KindDenied, "KeyOperationForbidden", key+" may not be used to decrypt or unwrap")
+		return fail(KindMisconfigured, "KeyTooShort", KeyNotRSA, TokenKeyNotRSA, fmt.Sprintf("it has fewer than %d bits", MinBits), fmt.Sprintf("%d bits", i.Bits))
+	case !i.Enabled && vault:
+		return fail(KindDenied, "KeyDisabled", KeyNotEnabled, "", "", "enabled is false")
 	case !i.Enabled:
-		return fail(KindDenied, "KeyDisabled", key+" is not enabled")
+		return fail(KindDenied, "KeyOperationForbidden", "", TokenKeyForbidden, "", "CKA_DECRYPT and CKA_UNWRAP are false")
 	case !i.Expires.IsZero() && !now.Before(i.Expires):
-		return fail(KindDenied, "KeyExpired", key+" is expired")
+		return fail(KindDenied, "KeyExpired", KeyExpired, TokenKeyExpired, "", "it expired at "+stamp(i.Expires))
 	case !i.NotBefore.IsZero() && now.Before(i.NotBefore):
-		return fail(KindDenied, "KeyNotActive", key+" has not been activated")
+		return fail(KindDenied, "KeyNotActive", KeyNotActive, TokenKeyNotActive, "", "it becomes active at "+stamp(i.NotBefore))
 	case i.RecoveryLevel != "" && !recoverable[i.RecoveryLevel]:
-		return fail(KindMisconfigured, "NotRecoverable", "Azure Key Vault is not recoverable. Make sure that Soft-delete and Purge protection are both enabled on the Azure Key Vault")
+		return fail(KindMisconfigured, "NotRecoverable", NotRecoverable, "", "", "recovery level "+i.RecoveryLevel)
 	}
 	return nil
 }

@@ -60,8 +60,10 @@ type wireError struct {
 	Op         string        `json:"op"`
 	KeyID      string        `json:"keyId,omitempty"`
 	Kind       hsm.Kind      `json:"kind"`
+	Condition  hsm.Condition `json:"condition,omitempty"`
 	Reason     string        `json:"reason,omitempty"`
 	Message    string        `json:"message,omitempty"`
+	Hint       string        `json:"hint,omitempty"`
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 	Cause      string        `json:"cause,omitempty"`
 }
@@ -74,7 +76,7 @@ func toWire(op string, err error) *wireError {
 	if !errors.As(err, &e) {
 		return &wireError{Op: op, Kind: hsm.KindOf(err), Message: "The key operation failed", Cause: err.Error()}
 	}
-	w := &wireError{Op: e.Op, KeyID: e.KeyID, Kind: e.Kind, Reason: e.Reason, Message: e.Message, RetryAfter: e.RetryAfter}
+	w := &wireError{Op: e.Op, KeyID: e.KeyID, Kind: e.Kind, Condition: e.Condition, Reason: e.Reason, Message: e.Message, Hint: e.Hint, RetryAfter: e.RetryAfter}
 	if e.Err != nil {
 		w.Cause = e.Err.Error()
 	}
@@ -85,7 +87,7 @@ func (w *wireError) toError() error {
 	if w == nil {
 		return nil
 	}
-	e := &hsm.Error{Op: w.Op, KeyID: w.KeyID, Kind: w.Kind, Reason: w.Reason, Message: w.Message, RetryAfter: w.RetryAfter}
+	e := &hsm.Error{Op: w.Op, KeyID: w.KeyID, Kind: w.Kind, Condition: w.Condition, Reason: w.Reason, Message: w.Message, Hint: w.Hint, RetryAfter: w.RetryAfter}
 	if w.Cause != "" {
 		e.Err = errors.New(w.Cause)
 	}

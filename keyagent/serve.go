@@ -144,7 +144,7 @@ func (w *wireError) shorten() {
 	if w == nil {
 		return
 	}
-	for _, s := range []*string{&w.KeyID, &w.Message, &w.Cause} {
+	for _, s := range []*string{&w.KeyID, &w.Message, &w.Hint, &w.Cause} {
 		if len(*s) > 4096 {
 			*s = (*s)[:4096] + "…"
 		}

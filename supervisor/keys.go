@@ -53,11 +53,13 @@ func (a *acct) aekFor(source string) (*account.AEKRecord, error) {
 	if k := a.record().AEKFor(source); k != nil {
 		return k, nil
 	}
-	kind := "KeyVault"
-	if source == hsm.SourcePKCS11 {
-		kind = source
+	switch source {
+	case hsm.SourceKeyVault:
+		return nil, api.Refuse(api.CodeInvalid, hsm.NotConfigured)
+	case hsm.SourcePKCS11:
+		return nil, api.Refuse(api.CodeInvalid, hsm.TokenNotConfigured)
 	}
-	return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("Volume cannot be encrypted with %s, NetAppAccount has not been configured with %s encryption", source, kind))
+	return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("account %s has no key of the source %s", a.name, source))
 }
 
 // platformKey returns the platform-managed key, and makes it for the first

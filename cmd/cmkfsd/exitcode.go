@@ -83,11 +83,15 @@ func (e *findingsError) Error() string {
 	return fmt.Sprintf("the check has %d findings", e.n)
 }
 
-// report prints an error as a sentence and what to do next, and returns its
-// exit code.
+// report prints an error as a sentence, what the vault or token answered, and
+// what to do next, and returns its exit code.
 func report(w io.Writer, err error) int {
 	exit, hint := classify(err)
-	fmt.Fprintf(w, "cmkfsd: %s\n", strings.TrimRight(err.Error(), ".\n"))
+	class := api.ErrorOf(err)
+	fmt.Fprintf(w, "cmkfsd: %s\n", strings.TrimRight(class.Message, ".\n"))
+	if class.Cause != "" {
+		fmt.Fprintf(w, "  cause: %s\n", class.Cause)
+	}
 	if hint != "" {
 		fmt.Fprintf(w, "  what to do next: %s\n", hint)
 	}
@@ -115,7 +119,14 @@ func classify(err error) (exit int, hint string) {
 	row := exits[class.Code]
 	exit, hint = row.exit, row.hint
 	if class.Reason == badURI {
-		exit, hint = exitUsage, "a key is https://NAME.vault.azure.net/keys/KEY[/VERSION] or pkcs11:token=T;object=K?module-path=LIB&pin-source=file:FILE"
+		exit = exitUsage
+	}
+	hint = cmp.Or(class.Condition.Resolution(), hint)
+	switch {
+	case class.Hint != "" && class.Condition != "":
+		hint = class.Hint + ". " + hint
+	case class.Hint != "":
+		hint = class.Hint
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {

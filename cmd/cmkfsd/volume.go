@@ -37,9 +37,6 @@ func (c *volumeCreateCmd) Run(s *session) error {
 		return err
 	}
 	v, err := client.CreateVolume(s.ctx, name, api.CreateVolume{Name: c.Name, QuotaBytes: uint64(c.Quota), KeySource: source})
-	if err != nil && api.ErrorOf(err).Code == api.CodeInvalid && source != "" {
-		return &hinted{err, "give the account such a key first: cmkfsd account update --help"}
-	}
 	if err != nil {
 		return err
 	}

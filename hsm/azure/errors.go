@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,15 +16,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"cmkfs/hsm"
-)
-
-// The sentences are the ones users know from the document this implements.
-const (
-	msgNotFound   = "The operation failed because the specified key vault key was not found"
-	msgNotEnabled = "Azure Key Vault key is not enabled"
-	msgUnusable   = "Unable to use the configured encryption key, please check if key is active"
-	msgNoConnect  = "Could not connect to the KeyVault"
-	msgNoToken    = "The identity's token endpoint does not answer"
 )
 
 // envelope is the body of a vault's error.
@@ -37,48 +29,50 @@ type envelope struct {
 	} `json:"error"`
 }
 
-// verdict is what an answer means.
-type verdict struct {
-	kind    hsm.Kind
-	message string
+// failure is an SDK's error on its way to become ours.
+type failure struct {
+	*hsm.Error
+	key *key
 }
 
-// forbidden has the inner codes of 403. Any other one is denied as well: the
-// vault answered, and its answer was no.
-var forbidden = map[string]verdict{
-	"KeyDisabled":           {hsm.KindDenied, msgNotEnabled},
-	"KeyOperationForbidden": {hsm.KindDenied, msgUnusable + ": the key does not permit the operation"},
-	"ForbiddenByPolicy":     {hsm.KindDenied, msgUnusable + ": the access policy does not permit the operation"},
-	"ForbiddenByRbac":       {hsm.KindDenied, msgUnusable + ": no role assignment permits the operation"},
-	"AccessDenied":          {hsm.KindDenied, msgUnusable + ": the access policy does not permit the operation"},
-	"ForbiddenByFirewall":   {hsm.KindNetworkDenied, msgNoConnect + ": its firewall refuses this address"},
-	"ForbiddenByConnection": {hsm.KindNetworkDenied, msgNoConnect + ": public access is disabled and the request does not come over a private endpoint"},
+// because sets the condition, and which of its causes it is.
+func (f failure) because(kind hsm.Kind, c hsm.Condition, cause string) {
+	f.Kind, f.Condition, f.Message = kind, c, c.Because(cause)
 }
 
 // classify turns an SDK's error into ours. The cause is shortened to one line
 // without the SDK's dump of the exchange.
-func classify(op, keyID string, err error) *hsm.Error {
-	e := &hsm.Error{Op: op, KeyID: keyID, Kind: hsm.KindUnreachable, Message: msgNoConnect}
+func (k *key) classify(op, keyID string, err error) *hsm.Error {
+	f := failure{&hsm.Error{Op: op, KeyID: keyID}, k}
 	var response *azcore.ResponseError
 	var auth *azidentity.AuthenticationFailedError
 	var challenge *challengeError
+	var answer *answerError
 	switch {
 	case errors.As(err, &auth):
-		classifyToken(e, auth)
+		f.token(auth)
 	case errors.As(err, &response):
-		classifyResponse(e, response)
+		f.response(response)
+	case errors.As(err, &answer):
+		f.Reason, f.Err = answer.reason, errors.New(oneLine(err))
+		f.because(hsm.KindMisconfigured, hsm.NoConnection, answer.what)
+		f.Hint = k.notAVault()
 	case errors.As(err, &challenge), strings.Contains(err.Error(), "challenge"):
-		e.Kind, e.Reason, e.Err = hsm.KindMisconfigured, "Challenge", errors.New(oneLine(err))
-		e.Message = "The host that answered is not the configured Key Vault"
+		f.Reason, f.Err = "Challenge", errors.New(oneLine(err))
+		f.because(hsm.KindMisconfigured, hsm.NoConnection, "the host that answers is not the configured Key Vault")
+		f.Hint = k.notAVault()
 	case errors.Is(err, context.Canceled):
-		e.Reason, e.Message, e.Err = "Cancelled", "The key operation was given up", context.Canceled
+		f.Kind, f.Reason, f.Message, f.Err = hsm.KindUnreachable, "Cancelled", "The key operation was given up", context.Canceled
 	case isCredential(err):
-		e.Op, e.Reason, e.Message = "token", "IdentityUnavailable", msgNoToken
-		e.Err = errors.New(oneLine(err))
+		f.noToken(errors.New(oneLine(err)))
+	case isGarbage(err):
+		f.Reason, f.Err = "Protocol", errors.New(oneLine(err))
+		f.because(hsm.KindMisconfigured, hsm.NoConnection, "what answers there is no Key Vault")
+		f.Hint = k.notAVault()
 	default:
-		e.Reason, e.Err = networkReason(err), errors.New(oneLine(err))
+		f.network(err)
 	}
-	return e
+	return f.Error
 }
 
 // isCredential recognises the errors of credentials that never got an answer;
@@ -89,59 +83,171 @@ func isCredential(err error) bool {
 		strings.Contains(s, "ClientCertificateCredential") || strings.Contains(s, "ClientAssertionCredential")
 }
 
-func classifyToken(e *hsm.Error, auth *azidentity.AuthenticationFailedError) {
-	e.Op = "token"
-	if r := auth.RawResponse; r != nil {
-		e.Err = fmt.Errorf("token endpoint: HTTP %d", r.StatusCode)
-		if r.StatusCode >= 400 && r.StatusCode < 500 && !transient(r.StatusCode) && r.StatusCode != http.StatusNotFound && r.StatusCode != http.StatusGone {
-			e.Kind, e.Reason = hsm.KindDenied, "IdentityRefused"
-			e.Message = "The configured identity is refused a token for the Key Vault"
-			return
-		}
-	} else {
-		e.Err = errors.New(oneLine(auth))
+// isGarbage recognises answers that the SDK or net/http cannot read. There is
+// no type for them: only the text is left.
+func isGarbage(err error) bool {
+	return slices.ContainsFunc([]string{"unmarshalling type", "malformed HTTP", "malformed MIME", "response headers exceeded"},
+		func(s string) bool { return strings.Contains(err.Error(), s) })
+}
+
+// token classes the refusal of the endpoint that gives out tokens.
+func (f failure) token(auth *azidentity.AuthenticationFailedError) {
+	r := auth.RawResponse
+	if r == nil {
+		f.noToken(errors.New(oneLine(auth)))
+		return
 	}
-	e.Reason, e.Message = "IdentityUnavailable", msgNoToken
+	cause := fmt.Errorf("token endpoint: HTTP %d", r.StatusCode)
+	if r.StatusCode < 400 || r.StatusCode >= 500 || transient(r.StatusCode) || r.StatusCode == http.StatusNotFound || r.StatusCode == http.StatusGone {
+		f.noToken(cause)
+		return
+	}
+	f.Op, f.Reason, f.Err = "token", "IdentityRefused", cause
+	f.because(hsm.KindDenied, hsm.Unusable, "the configured identity is refused a token for the Key Vault")
+	f.Hint = "check that the identity exists and is assigned to this host: cmkfsd account show"
+}
+
+// noToken is an endpoint for tokens that gives no answer.
+func (f failure) noToken(cause error) {
+	f.Op, f.Reason, f.Err = "token", "IdentityUnavailable", cause
+	f.because(hsm.KindUnreachable, hsm.NoConnection, "the identity's token endpoint does not answer")
+	f.Hint = "check that this host has a managed identity, and IDENTITY_ENDPOINT or AZURE_AUTHORITY_HOST in the daemon's environment"
+}
+
+// network is no answer at all: it says how far the connection got.
+func (f failure) network(err error) {
+	f.Reason, f.Err = networkReason(err), errors.New(oneLine(err))
+	to := f.key.host
+	if f.key.cfg.PrivateEndpoint != "" {
+		to = "the private endpoint " + f.key.cfg.PrivateEndpoint
+	}
+	causes := map[string][2]string{
+		"DNS":        {"its name cannot be resolved", "check the vault's name, and the private DNS zone or /etc/resolv.conf of this host"},
+		"Connect":    {"nothing accepts connections at " + to, "check the address, routes and firewalls between this host and the vault"},
+		"TLS":        {"who answers at " + to + " cannot prove to be the vault", "check the address, and give the vault's certificate authority with --key-vault-ca if it is a private one"},
+		"Timeout":    {"there is no answer from " + to + " in time", "check routes and firewalls between this host and the vault"},
+		"Connection": {"the connection to " + to + " broke", "check what lies between this host and the vault"},
+	}
+	f.because(hsm.KindUnreachable, hsm.NoConnection, causes[f.Reason][0])
+	f.Hint = causes[f.Reason][1]
+}
+
+func (k *key) notAVault() string {
+	if k.cfg.PrivateEndpoint != "" {
+		return "check --key-vault-private-endpoint: something else answers at " + k.cfg.PrivateEndpoint
+	}
+	return "check where the name " + k.host + " leads to"
 }
 
 func transient(status int) bool {
 	return status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500
 }
 
-func classifyResponse(e *hsm.Error, response *azcore.ResponseError) {
+// response classes what a vault, or something before it, answered.
+func (f failure) response(response *azcore.ResponseError) {
 	var body envelope
 	if raw, err := runtime.Payload(response.RawResponse); err == nil {
 		_ = json.Unmarshal(raw, &body) // something that is no vault has no envelope
 	}
 	code, inner := body.Error.Code, body.Error.Inner.Code
 	header := response.RawResponse.Header
-	e.Err = fmt.Errorf("HTTP %d %s, request %s: %s", response.StatusCode, join(code, inner), header.Get("x-ms-request-id"), firstLine(body.Error.Message))
-	e.Reason = firstOf(inner, code, "HTTP"+strconv.Itoa(response.StatusCode))
+	f.Err = fmt.Errorf("HTTP %d %s, request %s: %s", response.StatusCode, join(code, inner), header.Get("x-ms-request-id"), firstLine(body.Error.Message))
+	f.Reason = firstOf(inner, code, "HTTP"+strconv.Itoa(response.StatusCode))
 	switch status := response.StatusCode; {
 	case status == http.StatusForbidden && code == "":
-		e.Kind, e.Message = hsm.KindNetworkDenied, msgNoConnect+": something before it refused the request"
+		f.because(hsm.KindNetworkDenied, hsm.NoConnection, "something before it, such as a proxy or firewall, refuses the request")
 	case status == http.StatusForbidden:
-		v, ok := forbidden[inner]
-		if !ok {
-			v = verdict{hsm.KindDenied, msgUnusable}
+		f.forbidden(firstOf(inner, code), asked(response.RawResponse.Request).Object)
+	case status == http.StatusNotFound && (code == "KeyNotFound" || code == "NotFound"):
+		f.Kind, f.Condition, f.Message = hsm.KindDenied, hsm.KeyNotFound, hsm.KeyNotFound.Error()
+		if code == "NotFound" { // not a vault's word for a deleted key, so it is no denial
+			f.Kind = hsm.KindMisconfigured
 		}
-		e.Kind, e.Message = v.kind, v.message
-	case status == http.StatusNotFound && code == "KeyNotFound":
-		e.Kind, e.Message = hsm.KindDenied, msgNotFound
+		f.Hint = "cmkfsd account list-keys shows what there is; a deleted key can be recovered in the vault"
 	case status == http.StatusTooManyRequests:
-		e.Kind, e.Message, e.RetryAfter = hsm.KindThrottled, "The Key Vault receives too many requests", retryAfter(header)
-		e.Reason = "Throttled"
+		f.Kind, f.Message, f.RetryAfter = hsm.KindThrottled, "The Key Vault receives too many requests", retryAfter(header)
+		f.Reason = "Throttled"
 	case status == http.StatusUnauthorized:
-		e.Kind, e.Message = hsm.KindMisconfigured, "The Key Vault does not accept tokens of the configured identity's tenant"
-	case status == http.StatusBadRequest && e.Op == "decrypt":
-		e.Kind, e.Reason, e.Message = hsm.KindMisconfigured, "BadCiphertext", "The wrapped key is damaged or was wrapped by another key"
+		f.because(hsm.KindMisconfigured, hsm.Unusable, "the Key Vault does not accept tokens of the configured identity's tenant")
+		f.Hint = "check that the identity is of the vault's tenant; for another tenant's vault use --federated-client-id"
+	case status == http.StatusBadRequest && f.Op == "decrypt":
+		f.Kind, f.Reason, f.Message = hsm.KindMisconfigured, "BadCiphertext", "The wrapped key is damaged or was wrapped by another key"
 	case transient(status):
-		e.Message = msgNoConnect + ": it is not available at the moment"
+		f.because(hsm.KindUnreachable, hsm.NoConnection, "it is not available at the moment")
 	case code != "":
-		e.Kind, e.Message = hsm.KindMisconfigured, "The Key Vault does not accept the request"
+		f.because(hsm.KindMisconfigured, hsm.Unusable, "the Key Vault does not accept the request")
 	default:
-		e.Message = msgNoConnect + ": what answers there is no Key Vault"
+		f.because(hsm.KindUnreachable, hsm.NoConnection, "what answers there is no Key Vault")
+		if status < 300 { // nothing is in the way: it is the wrong host
+			f.Kind = hsm.KindMisconfigured
+		}
+		f.Hint = f.key.notAVault()
 	}
+}
+
+// forbidden classes a vault's 403 by its inner code. Any that is not known is a
+// denial as well: the vault answered, and its answer was no.
+func (f failure) forbidden(inner, principal string) {
+	permission := f.key.permission(f.Op)
+	who := "the configured identity"
+	if principal != "" {
+		who = "the identity with the object id " + principal
+	}
+	unusable := func(cause, hint string) {
+		f.because(hsm.KindDenied, hsm.Unusable, cause)
+		f.Hint = hint
+	}
+	switch inner {
+	case "KeyDisabled":
+		f.Kind, f.Condition, f.Message = hsm.KindDenied, hsm.KeyNotEnabled, hsm.KeyNotEnabled.Error()
+	case "KeyOperationForbidden":
+		unusable("the key itself does not permit "+permission+" (key_ops)", "add "+permission+" to the key's permitted operations")
+	case "ForbiddenByRbac":
+		unusable("no role assignment permits "+permission,
+			"assign "+who+" a role with the data action Microsoft.KeyVault/vaults/"+dataActions[permission]+f.key.otherPair())
+	case "ForbiddenByPolicy", "AccessDenied":
+		if f.key.managed {
+			unusable("no local role assignment permits "+permission, "assign "+who+" a Managed HSM role with "+permission+f.key.otherPair())
+			return
+		}
+		unusable("the access policy does not permit "+permission, "permit "+permission+" to "+who+" in the vault's access policy"+f.key.otherPair())
+	case "ForbiddenByFirewall":
+		f.because(hsm.KindNetworkDenied, hsm.NoConnection, "its firewall refuses this address")
+		f.Hint = "add this host's address to the vault's firewall, or reach it over a private endpoint"
+	case "ForbiddenByConnection":
+		f.because(hsm.KindNetworkDenied, hsm.NoConnection, "public access is disabled and the request does not come over a private endpoint")
+		f.Hint = "name the private endpoint's address with --key-vault-private-endpoint"
+	default:
+		unusable("the Key Vault refuses "+permission, "")
+	}
+}
+
+// dataActions are permissions as roles name them.
+var dataActions = map[string]string{
+	"get": "keys/read", "list": "keys/read", "encrypt": "keys/encrypt/action", "decrypt": "keys/decrypt/action",
+	"wrapKey": "keys/wrap/action", "unwrapKey": "keys/unwrap/action",
+}
+
+// permission is what a vault calls the permission for one of our operations.
+func (k *key) permission(op string) string {
+	if k.wrap {
+		switch op {
+		case "encrypt":
+			return "wrapKey"
+		case "decrypt":
+			return "unwrapKey"
+		}
+	}
+	return op
+}
+
+// otherPair reminds of roles that have the other pair of permissions: the
+// predefined one for services' encryption can only wrap and unwrap.
+func (k *key) otherPair() string {
+	if k.wrap {
+		return ""
+	}
+	return "; if it is meant to have wrapKey and unwrapKey only (Key Vault Crypto Service Encryption User), use --key-vault-permissions wrap-unwrap"
 }
 
 // retryAfter reads the header as seconds or as a date; 0 = not said.

@@ -90,7 +90,7 @@ func TestImpostor(t *testing.T) {
 		"forbidden by a proxy":        {page(403), hsm.KindNetworkDenied, "HTTP403"},
 		"not found by a proxy":        {page(404), hsm.KindUnreachable, "HTTP404"},
 		"bad gateway":                 {page(502), hsm.KindUnreachable, "HTTP502"},
-		"success without sense":       {page(200), hsm.KindUnreachable, ""},
+		"success without sense":       {page(200), hsm.KindMisconfigured, "Protocol"},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://example.com/", http.StatusFound)
 		}, hsm.KindUnreachable, ""},

@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -45,6 +46,8 @@ func retries() policy.RetryOptions {
 type key struct {
 	cfg     hsm.AzureConfig
 	id      string // as configured
+	host    string // of the vault
+	managed bool   // a Managed HSM
 	client  *azkeys.Client
 	http    *http.Client
 	expires time.Time // of the credential, zero if it renews itself
@@ -93,6 +96,8 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	if err != nil {
 		return fail("BadURI", "Key Vault URI is invalid", err)
 	}
+	k.host = u.Hostname()
+	k.managed = strings.Contains(k.host, ".managedhsm.")
 	cred, err := credential(cfg, u.Hostname(), pool)
 	if err != nil {
 		return fail("Identity", "The configured identity cannot be used", err)
@@ -100,7 +105,7 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	if c, ok := cred.(expiring); ok {
 		k.expires = c.until
 	}
-	k.http = newHTTPClient(checkChallenge{newTransport(u.Hostname(), address, pool)})
+	k.http = newHTTPClient(answers{newTransport(u.Hostname(), address, pool)})
 	k.client, err = azkeys.NewClient(vault, cred, &azkeys.ClientOptions{
 		ClientOptions: azcore.ClientOptions{Transport: k.http, Retry: retries(), Telemetry: policy.TelemetryOptions{Disabled: true}},
 	})
@@ -120,11 +125,12 @@ func (k *key) call(ctx context.Context, op, id string, f func(context.Context) e
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			err = &hsm.Error{Op: op, KeyID: id, Kind: hsm.KindMisconfigured, Reason: "Protocol", Message: "What answers is no Key Vault", Err: fmt.Errorf("panic in the SDK: %v", p)}
+			err = &hsm.Error{Op: op, KeyID: id, Kind: hsm.KindMisconfigured, Condition: hsm.NoConnection, Reason: "Protocol",
+				Message: hsm.NoConnection.Because("what answers there is no Key Vault"), Err: fmt.Errorf("panic in the SDK: %v", p)}
 		}
 	}()
 	if err := f(ctx); err != nil {
-		return classify(op, id, err)
+		return k.classify(op, id, err)
 	}
 	return nil
 }
@@ -147,6 +153,7 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 			info.Region = raw.Header.Get("x-ms-keyvault-region")
 			who := asked(raw.Request)
 			info.PrincipalID, info.ClientID, info.TenantID = who.Object, who.client(), who.Tenant
+			info.Answer = fmt.Sprintf("HTTP %d, request %s", raw.StatusCode, raw.Header.Get("x-ms-request-id"))
 		}
 		if j := r.Key; j != nil {
 			if j.KID != nil {
@@ -222,7 +229,7 @@ func (k *key) explain(ctx context.Context, err error) error {
 		return err
 	}
 	if u, ok := info.Usable(time.Now()).(*hsm.Error); ok && u.Kind == hsm.KindDenied {
-		e.Reason, e.Message = u.Reason, u.Message
+		e.Condition, e.Reason, e.Message, e.Hint = u.Condition, u.Reason, u.Message, u.Hint
 	}
 	return e
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -62,6 +61,8 @@ func newTransport(pinned, address string, pool *x509.CertPool) *http.Transport {
 		ResponseHeaderTimeout: tryTimeout,
 		IdleConnTimeout:       time.Minute,
 		ForceAttemptHTTP2:     true,
+
+		MaxResponseHeaderBytes: 64 << 10,
 	}
 	t.DialContext = dialer.DialContext
 	if address != "" {
@@ -81,56 +82,6 @@ func newHTTPClient(t http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// challengeError is an authentication challenge that no vault would send.
-type challengeError struct{ why string }
-
-func (e *challengeError) Error() string { return "authentication challenge: " + e.why }
-
-// NonRetriable tells the SDK not to send the request again.
-func (e *challengeError) NonRetriable() {}
-
-// checkChallenge refuses challenges that the SDK would trip over: it takes the
-// tenant from the authorization's path and panics if there is none.
-type checkChallenge struct{ next http.RoundTripper }
-
-func (c checkChallenge) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.next.RoundTrip(r)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized {
-		return resp, err
-	}
-	if err := validChallenge(resp.Header.Get("WWW-Authenticate")); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-func validChallenge(header string) error {
-	scheme, rest, _ := strings.Cut(header, " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return &challengeError{"it does not ask for a bearer token"}
-	}
-	values := map[string]string{}
-	for _, part := range strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == ',' }) {
-		name, value, _ := strings.Cut(part, "=")
-		values[name] = strings.Trim(value, `"`)
-	}
-	u, err := url.Parse(values["authorization"])
-	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") == "" {
-		return &challengeError{"it names no tenant"}
-	}
-	if values["resource"] == "" && values["scope"] == "" {
-		return &challengeError{"it names no resource"}
-	}
-	return nil
-}
-
-func (c checkChallenge) CloseIdleConnections() {
-	if t, ok := c.next.(*http.Transport); ok {
-		t.CloseIdleConnections()
 	}
 }
 

@@ -54,7 +54,7 @@ func Open(_ context.Context, cfg hsm.PKCS11Config, opt Options) (hsm.Key, error)
 		return nil, err
 	}
 	if u.Object == "" && len(u.ID) == 0 {
-		return nil, &hsm.Error{Op: "open", KeyID: u.KeyID(), Kind: hsm.KindMisconfigured, Reason: "BadURI", Message: "The PKCS#11 URI needs object or id, the name of the key"}
+		return nil, refuse("open", u.KeyID(), hsm.KindMisconfigured, "BadURI", hsm.BadTokenURI, "it needs object or id, the name of the key", nil)
 	}
 	return &key{uri: u, stateDir: opt.StateDir}, nil
 }
@@ -104,7 +104,7 @@ func (k *key) Wrap(ctx context.Context, plaintext []byte) (hsm.Wrapped, error) {
 			return err
 		}
 		if !o.encrypt {
-			return &hsm.Error{Op: "encrypt", KeyID: o.uri.KeyID(), Kind: hsm.KindDenied, Reason: "KeyOperationForbidden", Message: "The PKCS#11 key may not be used to encrypt or wrap"}
+			return refuse("encrypt", o.uri.KeyID(), hsm.KindDenied, "KeyOperationForbidden", hsm.TokenKeyForbidden, "its public key may not be used to encrypt or wrap", nil)
 		}
 		var err error
 		w, err = s.wrap(o, plaintext)

@@ -28,13 +28,13 @@ type session struct {
 // connect loads the library and opens a session on the token, without login.
 func connect(ctx context.Context, u URI) (*session, error) {
 	const op = "open"
-	fail := func(k hsm.Kind, reason, message string, err error) error {
-		return &hsm.Error{Op: op, KeyID: u.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
+	fail := func(k hsm.Kind, reason string, c hsm.Condition, detail string, err error) error {
+		return refuse(op, u.KeyID(), k, reason, c, detail, err)
 	}
 	select {
 	case module <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fail(hsm.KindUnreachable, "Deadline", "The PKCS#11 library was busy for too long", ctx.Err())
+		return nil, fail(hsm.KindUnreachable, "Deadline", hsm.TokenUnanswered, "its library was busy for too long", ctx.Err())
 	}
 	s := &session{uri: u}
 	if err := s.open(ctx, op, fail); err != nil {
@@ -44,15 +44,15 @@ func connect(ctx context.Context, u URI) (*session, error) {
 	return s, nil
 }
 
-func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, string, string, error) error) error {
+func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, string, hsm.Condition, string, error) error) error {
 	if err := ctx.Err(); err != nil {
-		return fail(hsm.KindUnreachable, "Deadline", "The key operation was given up", err)
+		return fail(hsm.KindUnreachable, "Deadline", "", "The key operation was given up", err)
 	}
 	if _, err := os.Stat(s.uri.ModulePath); err != nil {
-		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", "The PKCS#11 library does not exist or cannot be read", err)
+		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", hsm.TokenModuleUnusable, "it does not exist or cannot be read", err)
 	}
 	if s.ctx = p11.New(s.uri.ModulePath); s.ctx == nil {
-		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", "The PKCS#11 library cannot be loaded: "+s.uri.ModulePath, nil)
+		return fail(hsm.KindMisconfigured, "ModuleNotLoadable", hsm.TokenModuleUnusable, s.uri.ModulePath, nil)
 	}
 	if err := s.ctx.Initialize(); err != nil {
 		s.ctx.Destroy()
@@ -82,9 +82,9 @@ func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, strin
 	}
 	switch {
 	case found == 0:
-		return fail(hsm.KindUnreachable, "TokenAbsent", "No PKCS#11 token matches the URI, or it was removed", failed)
+		return fail(hsm.KindUnreachable, "TokenAbsent", hsm.TokenAbsent, "no token matches the URI, or it was removed", failed)
 	case found > 1:
-		return fail(hsm.KindMisconfigured, "AmbiguousToken", "More than one PKCS#11 token matches the URI: add serial=", nil)
+		return fail(hsm.KindMisconfigured, "AmbiguousToken", hsm.BadTokenURI, "more than one token matches it: add serial=", nil)
 	}
 	if s.handle, err = s.ctx.OpenSession(s.slot, p11.CKF_SERIAL_SESSION); err != nil {
 		return classify(op, s.uri.KeyID(), err)
@@ -119,34 +119,34 @@ func (u URI) matches(t p11.TokenInfo) bool {
 // The calling thread may be unable to write files afterwards; see readonly.go.
 func (s *session) login(stateDir string) error {
 	const op = "login"
-	fail := func(k hsm.Kind, reason, message string, err error) error {
-		return &hsm.Error{Op: op, KeyID: s.uri.KeyID(), Kind: k, Reason: reason, Message: message, Err: err}
+	fail := func(k hsm.Kind, reason string, c hsm.Condition, detail string, err error) error {
+		return refuse(op, s.uri.KeyID(), k, reason, c, detail, err)
 	}
 	if s.token.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
 		return nil
 	}
 	if s.uri.PINFile == "" {
-		return fail(hsm.KindMisconfigured, "PINSource", "The PKCS#11 token requires a PIN: add pin-source=file:/path to the URI", nil)
+		return fail(hsm.KindMisconfigured, "PINSource", hsm.TokenNoPIN, "the URI has no pin-source=file:/path, and the token requires a PIN", nil)
 	}
 	content, err := os.ReadFile(s.uri.PINFile)
 	if err != nil {
-		return fail(hsm.KindMisconfigured, "PINSource", "The PIN file cannot be read", err)
+		return fail(hsm.KindMisconfigured, "PINSource", hsm.TokenNoPIN, "the file of pin-source cannot be read", err)
 	}
 	defer clear(content)
 	guard := newPINGuard(stateDir, s.uri.ModulePath, s.token.Label, s.token.SerialNumber)
 	switch refused, err := guard.refused(content); {
 	case err != nil:
-		return fail(hsm.KindUnreachable, "PINGuard", "It is not known whether the token has refused this PIN before, so it is not tried", err)
+		return fail(hsm.KindUnreachable, "PINGuard", "", "It is not known whether the token has refused this PIN before, so it is not tried", err)
 	case refused:
-		return fail(hsm.KindDenied, "CKR_PIN_INCORRECT", msgPINRefused, nil)
+		return fail(hsm.KindDenied, "CKR_PIN_INCORRECT", hsm.TokenPINRefused, wrongPIN, nil)
 	case s.token.Flags&p11.CKF_USER_PIN_LOCKED != 0:
-		return fail(hsm.KindDenied, "CKR_PIN_LOCKED", classes[p11.CKR_PIN_LOCKED].message, nil)
+		return fail(hsm.KindDenied, "CKR_PIN_LOCKED", hsm.TokenPINRefused, lockedPIN, nil)
 	case s.token.Flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
-		return fail(hsm.KindDenied, "PINFinalTry", "One more wrong PIN would lock the PKCS#11 token, so none is tried: log in once with the token's own tool", nil)
+		return fail(hsm.KindDenied, "PINFinalTry", hsm.TokenPINRefused, "one more wrong PIN would lock it, so none is tried: log in once with the token's own tool", nil)
 	}
 	if strings.HasPrefix(s.token.ManufacturerID, "SoftHSM") {
 		if err := forbidWriting(stateDir); err != nil {
-			return fail(hsm.KindUnreachable, "ReadOnly", "The token could not be protected from an interrupted login", err)
+			return fail(hsm.KindUnreachable, "ReadOnly", "", "The token could not be protected from an interrupted login", err)
 		}
 	}
 	err = s.ctx.Login(s.handle, p11.CKU_USER, strings.TrimRight(string(content), "\r\n"))

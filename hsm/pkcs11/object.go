@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"crypto/rsa"
+	"fmt"
 	"math/big"
 	"strings"
 	"time"
@@ -24,8 +25,8 @@ type object struct {
 
 // find returns the one private key that the URI names.
 func (s *session) find(op string, u URI) (object, error) {
-	fail := func(k hsm.Kind, reason, message string) (object, error) {
-		return object{}, &hsm.Error{Op: op, KeyID: u.KeyID(), Kind: k, Reason: reason, Message: message}
+	fail := func(k hsm.Kind, reason string, c hsm.Condition, detail string) (object, error) {
+		return object{}, refuse(op, u.KeyID(), k, reason, c, detail, nil)
 	}
 	template := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY)}
 	if u.Object != "" {
@@ -39,9 +40,9 @@ func (s *session) find(op string, u URI) (object, error) {
 	case err != nil:
 		return object{}, classify(op, u.KeyID(), err)
 	case len(handles) == 0:
-		return fail(hsm.KindDenied, "KeyNotFound", msgKeyNotFound)
+		return fail(hsm.KindDenied, "KeyNotFound", hsm.TokenKeyNotFound, "")
 	case len(handles) > 1:
-		return fail(hsm.KindMisconfigured, "AmbiguousKey", "More than one key of the PKCS#11 token matches the URI: add object= or id=")
+		return fail(hsm.KindMisconfigured, "AmbiguousKey", hsm.BadTokenURI, "more than one key of the token matches it: add object= or id=")
 	}
 	o, err := s.inspect(handles[0])
 	if err != nil {
@@ -118,18 +119,18 @@ func (o *object) setPublic(modulus, exponent []byte) {
 
 // usable refuses a key that can never serve.
 func (o object) usable(op string) error {
-	fail := func(k hsm.Kind, reason, message string) error {
-		return &hsm.Error{Op: op, KeyID: o.uri.KeyID(), Kind: k, Reason: reason, Message: message}
+	fail := func(k hsm.Kind, reason string, c hsm.Condition, detail string) error {
+		return refuse(op, o.uri.KeyID(), k, reason, c, detail, nil)
 	}
 	switch {
 	case !o.rsa:
-		return fail(hsm.KindMisconfigured, "NotRSA", msgNotRSA)
+		return fail(hsm.KindMisconfigured, "NotRSA", hsm.TokenKeyNotRSA, "")
 	case o.public.N == nil:
-		return fail(hsm.KindMisconfigured, "NoPublicKey", "The PKCS#11 token does not tell the key's modulus")
+		return fail(hsm.KindMisconfigured, "NoPublicKey", hsm.TokenKeyNotRSA, "the token does not tell its modulus")
 	case o.public.N.BitLen() < hsm.MinBits:
-		return fail(hsm.KindMisconfigured, "KeyTooShort", msgNotRSA+": it has fewer than 2048 bits")
+		return fail(hsm.KindMisconfigured, "KeyTooShort", hsm.TokenKeyNotRSA, fmt.Sprintf("it has fewer than %d bits", hsm.MinBits))
 	case !o.decrypt && !o.unwrap:
-		return fail(hsm.KindDenied, "KeyOperationForbidden", msgNotPermitted)
+		return fail(hsm.KindDenied, "KeyOperationForbidden", hsm.TokenKeyForbidden, "")
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ type URI struct {
 func ParseURI(s string) (URI, error) {
 	u, err := parseURI(s)
 	if err != nil {
-		return URI{}, &hsm.Error{Op: "open", KeyID: withoutPIN(s), Kind: hsm.KindMisconfigured, Reason: "BadURI", Message: err.Error()}
+		return URI{}, refuse("open", withoutPIN(s), hsm.KindMisconfigured, "BadURI", hsm.BadTokenURI, err.Error(), nil)
 	}
 	return u, nil
 }
@@ -44,7 +44,7 @@ func parseURI(s string) (URI, error) {
 	var u URI
 	rest, ok := strings.CutPrefix(s, "pkcs11:")
 	if !ok {
-		return u, sentence("A PKCS#11 URI begins with \"pkcs11:\"")
+		return u, sentence("it begins with \"pkcs11:\"")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	seen := map[string]bool{}
@@ -69,16 +69,16 @@ func parseURI(s string) (URI, error) {
 		case "slot-id":
 			n, err := strconv.ParseUint(value, 10, 32)
 			if err != nil {
-				return u, sentence("The slot-id of the PKCS#11 URI is not a number")
+				return u, sentence("its slot-id is not a number")
 			}
 			slot := uint(n)
 			u.SlotID = &slot
 		case "type":
 			if value != "private" {
-				return u, sentence("The PKCS#11 URI must name a private key, not type=%s", value)
+				return u, sentence("it must name a private key, not type=%s", value)
 			}
 		default:
-			return u, sentence("The PKCS#11 URI has an attribute that is not supported: %s", name)
+			return u, sentence("it has an attribute that is not supported: %s", name)
 		}
 	}
 	for _, part := range split(query, "&") {
@@ -89,26 +89,26 @@ func parseURI(s string) (URI, error) {
 		switch name {
 		case "module-path":
 			if !filepath.IsAbs(value) {
-				return u, sentence("The module-path of the PKCS#11 URI must be an absolute path")
+				return u, sentence("its module-path must be an absolute path")
 			}
 			u.ModulePath = value
 		case "pin-source":
 			value = strings.TrimPrefix(strings.TrimPrefix(value, "file:"), "//") // file:///path has an empty authority
 			if !filepath.IsAbs(value) {
-				return u, sentence("The pin-source of the PKCS#11 URI must be file:/absolute/path")
+				return u, sentence("its pin-source must be file:/absolute/path")
 			}
 			u.PINFile = value
 		case "pin-value":
-			return u, sentence("The PKCS#11 URI contains a PIN: write the PIN to a file of mode 0600 and use pin-source=file:/path instead of pin-value")
+			return u, sentence("it contains a PIN: write the PIN to a file of mode 0600 and use pin-source=file:/path instead of pin-value")
 		default:
-			return u, sentence("The PKCS#11 URI has an attribute that is not supported: %s", name)
+			return u, sentence("it has an attribute that is not supported: %s", name)
 		}
 	}
 	if u.ModulePath == "" {
-		return u, sentence("The PKCS#11 URI needs module-path, the path of the token's PKCS#11 library")
+		return u, sentence("it needs module-path, the path of the token's PKCS#11 library")
 	}
 	if u.Token == "" && u.Serial == "" && u.SlotID == nil {
-		return u, sentence("The PKCS#11 URI needs token, serial or slot-id")
+		return u, sentence("it needs token, serial or slot-id")
 	}
 	return u, nil
 }
@@ -123,15 +123,15 @@ func split(s, sep string) []string {
 func attribute(part string, seen map[string]bool) (name, value string, err error) {
 	name, value, ok := strings.Cut(part, "=")
 	if !ok || name == "" {
-		return "", "", sentence("The PKCS#11 URI has a part without a name and a value")
+		return "", "", sentence("it has a part without a name and a value")
 	}
 	if seen[name] {
-		return "", "", sentence("The PKCS#11 URI has %s more than once", name)
+		return "", "", sentence("it has %s more than once", name)
 	}
 	seen[name] = true
 	value, err = url.PathUnescape(value)
 	if err != nil || value == "" {
-		return "", "", sentence("The value of %s in the PKCS#11 URI is empty or not percent-encoded correctly", name)
+		return "", "", sentence("the value of %s is empty or not percent-encoded correctly", name)
 	}
 	return name, value, nil
 }
@@ -174,5 +174,5 @@ func escape(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }
 
-// sentence is an error whose text is shown to a person as it is.
+// sentence is an error whose text says what is wrong with the URI.
 func sentence(format string, args ...any) error { return fmt.Errorf(format, args...) }

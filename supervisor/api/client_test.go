@@ -61,9 +61,28 @@ func TestClient_Call_AnswerAndErrors(t *testing.T) {
 		fail = err
 		_, got := c.Mount(context.Background(), "a", "v", api.Mount{})
 		var e *api.Error
-		if !errors.As(got, &e) || e.Code != want || e.Message != err.Error() {
+		if !errors.As(got, &e) || e.Code != want || e.Message != api.ErrorOf(err).Message {
 			t.Errorf("%v: got %+v", err, got)
 		}
+	}
+}
+
+// What a vault answered crosses the socket beside the sentence, not in it.
+func TestClient_Call_Condition(t *testing.T) {
+	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		api.WriteError(w, fmt.Errorf("create volume v: %w", &hsm.Error{
+			Op: "get", KeyID: "https://v.vault.azure.net/keys/k", Kind: hsm.KindDenied, Condition: hsm.KeyExpired, Reason: "KeyExpired",
+			Message: hsm.KeyExpired.Error(), Hint: "renew it", Err: errors.New("HTTP 403, request 17"),
+		}))
+	}))
+	_, err := c.Status(context.Background())
+	var e *api.Error
+	if !errors.As(err, &e) || !errors.Is(err, hsm.KeyExpired) || errors.Is(err, hsm.KeyNotFound) {
+		t.Fatalf("%+v", err)
+	}
+	if e.Message != "create volume v: Azure Key Vault key is expired" || e.Hint != "renew it" ||
+		e.Cause != "get https://v.vault.azure.net/keys/k: KeyExpired: HTTP 403, request 17" {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"strings"
 
 	"cmkfs/account"
 	"cmkfs/hsm"
@@ -50,16 +51,30 @@ var httpStatus = map[Code]int{
 
 // Error is a failure as it crosses the socket.
 type Error struct {
-	Code    Code   `json:"code"`
-	Message string `json:"message"`          // one sentence
-	Reason  string `json:"reason,omitempty"` // of an hsm.Error: KeyDisabled, …
-	err     error
+	Code      Code          `json:"code"`
+	Message   string        `json:"message"`             // one sentence
+	Condition hsm.Condition `json:"condition,omitempty"` // which of the errors users know by their sentence
+	Reason    string        `json:"reason,omitempty"`    // of an hsm.Error: KeyDisabled, …
+	Cause     string        `json:"cause,omitempty"`     // of an hsm.Error: what the vault or token answered
+	Hint      string        `json:"hint,omitempty"`      // of an hsm.Error: what to do
+	err       error
 }
 
 // Errorf makes an Error of a class from a sentence.
 func Errorf(code Code, message string) *Error { return &Error{Code: code, Message: message} }
 
+// Refuse makes the Error of a condition.
+func Refuse(code Code, c hsm.Condition) *Error {
+	return &Error{Code: code, Message: c.Error(), Condition: c}
+}
+
 func (e *Error) Error() string { return e.Message }
+
+// Is makes errors.Is(err, hsm.SourceFixed) work.
+func (e *Error) Is(target error) bool {
+	c, ok := target.(hsm.Condition)
+	return ok && c == e.Condition
+}
 
 func (e *Error) Unwrap() error { return e.err }
 
@@ -75,12 +90,17 @@ func ErrorOf(err error) *Error {
 		suspended *account.SuspendedError
 	)
 	if errors.As(err, &apiErr) {
-		return &Error{Code: apiErr.Code, Message: err.Error(), Reason: apiErr.Reason, err: err}
+		e := *apiErr
+		e.Message, e.err = err.Error(), err
+		return &e
 	}
 	e := &Error{Code: CodeFailed, Message: err.Error(), err: err}
 	switch {
 	case errors.As(err, &keyErr):
-		e.Code, e.Reason = Code(keyErr.Kind), keyErr.Reason
+		e.Code, e.Condition, e.Reason = Code(keyErr.Kind), keyErr.Condition, keyErr.Reason
+		e.Cause, e.Hint = keyErr.Cause(), keyErr.Hint
+		// What was seen has a place of its own.
+		e.Message = strings.Replace(e.Message, keyErr.Error(), keyErr.Sentence(), 1)
 	case errors.As(err, &name), errors.Is(err, account.ErrInvalid), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
 		e.Code = CodeInvalid
 	case errors.As(err, &ver):

@@ -1,0 +1,170 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// maxAnswer is the most that is read of an answer, in bytes. A page of a list
+// of keys, the longest that a vault sends, has some ten thousand.
+const maxAnswer = 1 << 20
+
+// answers is between the SDK and the network. It keeps from the SDK what it
+// would trip over: challenges that are none or are written in another way than
+// it reads, and answers without end.
+type answers struct{ next http.RoundTripper }
+
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &boundedBody{body: resp.Body, left: maxAnswer}
+	if resp.StatusCode != http.StatusUnauthorized {
+		return resp, nil
+	}
+	challenge, err := readChallenge(resp.Header.Values("WWW-Authenticate"))
+	switch {
+	case err == nil:
+		resp.Header.Set("WWW-Authenticate", challenge)
+	case r.Header.Get("Authorization") != "":
+		resp.Header.Del("WWW-Authenticate") // the token was refused, and that is all
+	default:
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// CloseIdleConnections is for http.Client.
+func (a answers) CloseIdleConnections() {
+	if t, ok := a.next.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// answerError is an answer that began and is not one of a vault.
+type answerError struct {
+	reason, what string
+	err          error
+}
+
+func (e *answerError) Error() string { return e.what + ": " + e.err.Error() }
+func (e *answerError) Unwrap() error { return e.err }
+
+// NonRetriable tells the SDK not to send the request again.
+func (e *answerError) NonRetriable() {}
+
+// boundedBody reads no more than it should, and says how an answer that had
+// begun went wrong.
+type boundedBody struct {
+	body io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, &answerError{"TooLong", "its answer is too long for a Key Vault", fmt.Errorf("more than %d bytes", maxAnswer)}
+	}
+	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = &answerError{"Truncated", "its answer breaks off", err}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		err = &answerError{"TooSlow", "its answer begins and does not end in time", err}
+	}
+	return n, err
+}
+
+func (b *boundedBody) Close() error { return b.body.Close() }
+
+// challengeError is an authentication challenge that no vault would send.
+type challengeError struct{ why string }
+
+func (e *challengeError) Error() string { return "authentication challenge: " + e.why }
+
+// NonRetriable tells the SDK not to send the request again.
+func (e *challengeError) NonRetriable() {}
+
+// readChallenge finds the challenge for a bearer token and writes it as the SDK
+// reads it: RFC 9110 leaves the case of names, the order of parameters, blanks
+// and quotes open, and allows several challenges. A parameter claims is for the
+// SDK, which reads it by itself.
+func readChallenge(headers []string) (string, error) {
+	values, claims := map[string]string{}, ""
+	for _, h := range headers {
+		for _, c := range splitChallenges(h) {
+			if c.scheme == "bearer" && values["authorization"] == "" {
+				values = c.params
+				claims = c.params["claims"]
+			}
+		}
+	}
+	authorization := firstOf(values["authorization"], values["authorization_uri"])
+	resource := firstOf(values["resource"], values["scope"])
+	if authorization == "" && resource == "" {
+		return "", &challengeError{"it does not ask for a bearer token"}
+	}
+	u, err := url.Parse(authorization)
+	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+		return "", &challengeError{"it names no tenant"}
+	}
+	if resource = strings.TrimSuffix(strings.TrimSuffix(resource, "/.default"), "/"); resource == "" {
+		return "", &challengeError{"it names no resource"}
+	}
+	tenant, _, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+	challenge := fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="%s"`, u.Host, tenant, resource)
+	if claims != "" {
+		challenge += fmt.Sprintf(`, error="%s", claims="%s"`, values["error"], claims)
+	}
+	return challenge, nil
+}
+
+type challenge struct {
+	scheme string // in lower case
+	params map[string]string
+}
+
+// splitChallenges reads one header: scheme, blank, name=value parameters
+// between commas, and perhaps another scheme. Vaults leave out the commas.
+func splitChallenges(h string) []challenge {
+	var all []challenge
+	for {
+		h = strings.TrimLeft(h, " \t,")
+		end := strings.IndexAny(h, " \t,=")
+		if end < 0 {
+			end = len(h)
+		}
+		word := h[:end]
+		if word == "" {
+			return all
+		}
+		rest := strings.TrimLeft(h[end:], " \t")
+		value, ok := strings.CutPrefix(rest, "=")
+		if !ok {
+			all = append(all, challenge{strings.ToLower(word), map[string]string{}})
+			h = rest
+			continue
+		}
+		value = strings.TrimLeft(value, " \t")
+		if quoted, ok := strings.CutPrefix(value, `"`); ok {
+			value, h, _ = strings.Cut(quoted, `"`)
+		} else {
+			end := strings.IndexAny(value, " \t,")
+			if end < 0 {
+				end = len(value)
+			}
+			value, h = value[:end], value[end:]
+		}
+		if len(all) > 0 {
+			all[len(all)-1].params[strings.ToLower(word)] = value
+		}
+	}
+}
