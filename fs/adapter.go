@@ -36,6 +36,13 @@ type adapter struct {
 	// last reference and tells the volume so apart from a reply that gives
 	// out a new one.
 	stripes [64]sync.Mutex
+
+	// later has the nodes to forget that need waiting for something.
+	later struct {
+		sync.Mutex
+		nodes   []uint64
+		running bool // a goroutine works them off
+	}
 }
 
 // String names the adapter for go-fuse.
@@ -66,13 +73,59 @@ func (a *adapter) hold(ino uint64) error {
 	return a.nodes.Add(ino)
 }
 
-// forget takes n references away and tells the volume when it was the last.
+// forget takes n references away and tells the volume when it was the last. It
+// does not wait: nobody waits for it, and requests do for the reader.
 func (a *adapter) forget(ino, n uint64) {
 	mu := &a.stripes[ino%uint64(len(a.stripes))]
 	mu.Lock()
 	defer mu.Unlock()
-	if a.nodes.Remove(ino, n) == 0 {
+	if a.nodes.Remove(ino, n) > 0 {
+		return
+	}
+	done, err := a.vol.TryForget(ino)
+	if err != nil {
 		// A failure leaves an orphan for the next worker to reclaim.
+		_ = a.errs.status("forget", ino, err)
+		return
+	}
+	if !done {
+		a.forgetLater(ino)
+	}
+}
+
+// forgetLater leaves a node to a goroutine of its own.
+func (a *adapter) forgetLater(ino uint64) {
+	a.later.Lock()
+	defer a.later.Unlock()
+	a.later.nodes = append(a.later.nodes, ino)
+	if !a.later.running {
+		a.later.running = true
+		go a.forgetAll()
+	}
+}
+
+// forgetAll works off what forgetLater was given.
+func (a *adapter) forgetAll() {
+	for {
+		a.later.Lock()
+		if len(a.later.nodes) == 0 {
+			a.later.running = false
+			a.later.Unlock()
+			return
+		}
+		ino := a.later.nodes[0]
+		a.later.nodes = a.later.nodes[1:]
+		a.later.Unlock()
+		a.forgetNow(ino)
+	}
+}
+
+// forgetNow tells the volume of a node without references.
+func (a *adapter) forgetNow(ino uint64) {
+	mu := &a.stripes[ino%uint64(len(a.stripes))]
+	mu.Lock()
+	defer mu.Unlock()
+	if a.nodes.Count(ino) == 0 {
 		_ = a.errs.status("forget", ino, a.vol.Forget(ino))
 	}
 }
@@ -81,7 +134,7 @@ func (a *adapter) forget(ino, n uint64) {
 // reference went while no worker served.
 func (a *adapter) reclaim() {
 	for _, ino := range a.vol.Orphans() {
-		a.forget(ino, 0)
+		a.forgetNow(ino)
 	}
 }
 

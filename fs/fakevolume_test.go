@@ -188,6 +188,8 @@ func (v *memVolume) Orphans() []uint64                       { return nil }
 
 func (v *memVolume) Sync(context.Context) error { return nil }
 
+func (v *memVolume) TryForget(ino uint64) (bool, error) { return true, v.Forget(ino) }
+
 func (v *memVolume) Forget(ino uint64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

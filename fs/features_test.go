@@ -543,6 +543,11 @@ func testSUID(t *testing.T, dir string) {
 	if out, err := nobody(t, dir, "fallocate -l 20000 f && stat -c %a f"); err != nil || out != "666\n" {
 		t.Errorf("mode %q after fallocate, %v", out, err)
 	}
+	// An O_DIRECT write, too.
+	must(t, os.Chmod(p, 0777|os.ModeSetuid))
+	if out, err := nobody(t, dir, "dd if=/dev/zero of=f bs=4096 count=1 oflag=direct conv=notrunc status=none && stat -c %a f"); err != nil || out != "777\n" {
+		t.Errorf("mode %q after an O_DIRECT write, %v", out, err)
+	}
 	must(t, os.Chmod(p, 0777|os.ModeSetuid))
 	run(t, dir, "fallocate", "-l", "30000", "f")
 	if m := stat(t, p).Mode & 07777; m != 04777 {

@@ -69,11 +69,21 @@ func (a *adapter) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	}
 	c := a.caller(&in.InHeader)
 	c.KillPriv = in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
+	kills := c.KillPriv && a.hasPriv(in.NodeId)
 	n, err := a.vol.Write(c, in.NodeId, data, int64(in.Offset))
 	if err != nil {
 		return 0, a.errs.status("write", in.NodeId, err)
 	}
+	if kills { // after O_DIRECT the kernel trusts the mode it had
+		a.privKilled(c, in.NodeId)
+	}
 	return uint32(n), fuse.OK
+}
+
+// hasPriv reports whether a file is set-user-ID or set-group-ID.
+func (a *adapter) hasPriv(ino uint64) bool {
+	at, err := a.vol.GetAttr(ino)
+	return err == nil && at.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
 
 // Fsync makes everything answered so far durable: the volume's journal is one
@@ -103,8 +113,7 @@ func (a *adapter) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 }
 
 // privKilled has the kernel forget the mode of a file of which an unprivileged
-// caller has changed data in a way that, unlike write(2), does not say whether
-// to clear set-user-ID, and after which the kernel trusts the mode it had.
+// caller has changed data in a way after which it trusts the mode it had.
 func (a *adapter) privKilled(c meta.Caller, ino uint64) {
 	if c.KillPriv {
 		a.forgetAttr(ino)

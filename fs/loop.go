@@ -248,8 +248,14 @@ func (s *Server) run(r *reader) {
 			s.finish(fmt.Errorf("read a FUSE request: %w", err))
 			return
 		}
+		m := message(r.in[:n])
+		if m.valid() && m.forgetting() {
+			// Done before another reader could be woken up for what comes next.
+			m.forgets(s.adapter.forget)
+			continue
+		}
 		s.busy()
-		s.serve(r, r.in[:n])
+		s.serve(r, m)
 		if !s.again(r) {
 			return
 		}
@@ -269,10 +275,11 @@ func (s *Server) serve(r *reader, m message) {
 		s.finish(fmt.Errorf("read a FUSE request: damaged header, %d bytes", len(m)))
 		return
 	}
-	switch m.opcode() {
-	case opForget, opBatchForget:
+	if m.forgetting() {
 		m.forgets(s.adapter.forget)
 		return
+	}
+	switch m.opcode() {
 	case opInterrupt, opNotifyReply:
 		return // no operation waits for anything that could be given up
 	case opDestroy:

@@ -106,6 +106,11 @@ func (m message) wantsReply() bool {
 	return true
 }
 
+// forgetting reports whether the kernel lets go of nodes, which has no answer.
+func (m message) forgetting() bool {
+	return m.opcode() == opForget || m.opcode() == opBatchForget
+}
+
 // forgets calls fn for each node of a FORGET or BATCH_FORGET.
 func (m message) forgets(fn func(node, n uint64)) {
 	switch m.opcode() {

@@ -137,6 +137,31 @@ func TestServer_TakeOver_UnlinkedFiles(t *testing.T) {
 	}
 }
 
+// The space of a large file comes back, too, which takes more than one
+// operation and is left to the background.
+func TestServer_Forget_LargeFile(t *testing.T) {
+	r := newRig(t, realVolume(t), fs.MountConfig{AllowOther: true})
+	f, err := os.Create(r.path("large"))
+	must(t, err)
+	for i := range 300 { // one block in each of many regions
+		_, err := f.WriteAt(bytes.Repeat([]byte{6}, 4096), int64(i)*128<<10)
+		must(t, err)
+	}
+	must(t, f.Close())
+	var st unix.Statfs_t
+	must(t, unix.Statfs(r.path(""), &st))
+	before := st.Files - st.Ffree
+	must(t, os.Remove(r.path("large")))
+	for range 1000 {
+		must(t, unix.Statfs(r.path(""), &st))
+		if st.Files-st.Ffree < before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d files, as many as before", before)
+}
+
 // Without FUSE_NOTIFY_RESEND the requests a dead worker had are answered, and
 // the next worker serves the later ones.
 func TestServer_TakeOver_WithoutResend(t *testing.T) {

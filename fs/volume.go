@@ -35,8 +35,10 @@ type Volume interface {
 	Sync(ctx context.Context) error
 	Statfs() (meta.Usage, error)
 	// Forget tells that the kernel let go of an inode; an unlinked one is
-	// reclaimed then.
+	// reclaimed then. TryForget is Forget if that need not wait; else done is
+	// false.
 	Forget(ino uint64) error
+	TryForget(ino uint64) (done bool, err error)
 	// Orphans lists the unlinked inodes that still exist.
 	Orphans() []uint64
 }

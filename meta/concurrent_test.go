@@ -74,7 +74,7 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history,
 func (l *lane) step(v *meta.Volume, rec *store.Recorder, g *generator) error {
 	m := l.models[len(l.models)-1]
 	o := g.next(m)
-	s := step{op: o, start: rec.Len(), durable: o.kind == "sync"}
+	s := step{op: o, start: rec.Len()}
 	got := o.run(v, l.caller(len(l.steps)))
 	s.end = rec.Len()
 	if got.err == nil && o.kind == "copy" {
@@ -89,7 +89,9 @@ func (l *lane) step(v *meta.Volume, rec *store.Recorder, g *generator) error {
 	if !sameOutcome(o, got, want) {
 		return fmt.Errorf("%v answered %v, want %v", o, got, want)
 	}
-	l.steps, l.models, l.dumps = append(l.steps, s), append(l.models, next), append(l.dumps, next.dump())
+	l.models, l.dumps = append(l.models, next), append(l.dumps, next.dump())
+	s.note(l.dumps[len(l.steps)], l.dumps[len(l.steps)+1])
+	l.steps = append(l.steps, s)
 	return nil
 }
 
@@ -110,11 +112,27 @@ func (l *lane) resend(v *meta.Volume, n int) error {
 	if o.newInode() && l.expect(v, n, n) != nil {
 		return nil // it would be done now for the first time, and take a number of another lane's
 	}
+	if err := l.reclaim(v, n); err != nil {
+		return err
+	}
 	if got := o.run(v, l.caller(n-1)); !sameOutcome(o, got, want) {
 		return fmt.Errorf("sent again, %v answered %v, want %v", o, got, want)
 	}
 	if err := l.expect(v, n, n); err != nil {
 		return fmt.Errorf("sent again, %v: %w", o, err)
+	}
+	return nil
+}
+
+// reclaim forgets the lane's orphans that it does not have before or after its
+// last of n operations.
+func (l *lane) reclaim(v *meta.Volume, n int) error {
+	for _, ino := range v.Orphans() {
+		if l.mine[ino] && l.models[n-1].nodes[ino] == nil && l.models[n].nodes[ino] == nil {
+			if err := v.Forget(ino); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

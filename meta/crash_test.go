@@ -245,6 +245,9 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 	if want.err != nil {
 		return nil // an error is not remembered: nothing was applied
 	}
+	if err := reclaim(v, h.models[last], h.models[hi]); err != nil {
+		return err
+	}
 	if got := o.run(v, caller(last)); !sameOutcome(o, got, want) {
 		return fmt.Errorf("sent again, %v answered %v, want %v", o, got, want)
 	}

@@ -96,6 +96,9 @@ func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
 			return nil, err
 		}
 	}
+	if err := reclaim(r.v, m, next); err != nil {
+		return nil, fmt.Errorf("after the fault: %w", err)
+	}
 	text, err := dumpVolume(r.v)
 	if err != nil {
 		return nil, fmt.Errorf("after the fault: %w", err)

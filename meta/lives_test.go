@@ -37,7 +37,7 @@ func (l *lives) work(ops int) error {
 	for range l.rnd.IntN(ops) {
 		m := l.models[len(l.models)-1]
 		o := g.next(m)
-		s := step{op: o, start: l.rec.Len(), durable: o.kind == "sync"}
+		s := step{op: o, start: l.rec.Len()}
 		l.unique++
 		got := o.run(v, caller(l.unique))
 		if got.err == nil && o.kind == "copy" {
@@ -54,6 +54,7 @@ func (l *lives) work(ops int) error {
 		if !sameOutcome(o, got, want) {
 			return fmt.Errorf("%v answered %v, want %v", o, got, want)
 		}
+		s.note(l.dumps[len(l.dumps)-1], next.dump())
 		if l.rnd.IntN(15) == 0 {
 			if err := v.Checkpoint(); err != nil {
 				return err

@@ -409,12 +409,10 @@ func (v *Volume) Orphans() []uint64 {
 }
 
 // Forget says that the kernel holds an inode no more. Without a name, it and
-// its data are removed.
+// its data are removed. Nobody waits for that: a crash soon after may leave the
+// orphan, to be forgotten again.
 func (v *Volume) Forget(ino uint64) error {
-	v.mu.RLock()
-	_, orphan := v.orphans[ino]
-	v.mu.RUnlock()
-	if !orphan {
+	if !v.isOrphan(ino) {
 		return nil
 	}
 	if err := v.admit(0); err != nil {
@@ -423,16 +421,50 @@ func (v *Volume) Forget(ino uint64) error {
 	lock := v.dataLock(ino)
 	lock.Lock()
 	defer lock.Unlock()
-	for more := true; more; {
-		_, _, err := v.update(Caller{}, func(t *tx) (err error) {
-			more, err = t.reap(ino)
-			return err
-		})
-		if err != nil {
+	for {
+		seq, more, err := v.reap(ino)
+		if err != nil || !more {
 			return err
 		}
+		if err := v.written(seq); err != nil {
+			return err // parts of a large file must not pile up in memory
+		}
 	}
-	return nil
+}
+
+// TryForget does what Forget does if it need not wait for anything. If done is
+// false, or part of a large file is left, the caller calls Forget.
+func (v *Volume) TryForget(ino uint64) (done bool, err error) {
+	if !v.isOrphan(ino) {
+		return true, nil
+	}
+	if err := v.stopped(); err != nil {
+		return false, err
+	}
+	lock := v.dataLock(ino)
+	if v.journal.used() >= busySlots || !lock.TryLock() {
+		return false, nil
+	}
+	defer lock.Unlock()
+	_, more, err := v.reap(ino)
+	return err == nil && !more, err
+}
+
+func (v *Volume) isOrphan(ino uint64) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	_, orphan := v.orphans[ino]
+	return orphan
+}
+
+// reap removes an orphan, or the end of a large one, and queues the operation.
+// The caller holds the inode's data lock.
+func (v *Volume) reap(ino uint64) (seq uint64, more bool, err error) {
+	_, seq, _, err = v.updateQueued(Caller{}, func(t *tx) (err error) {
+		more, err = t.reap(ino)
+		return err
+	})
+	return seq, more, err
 }
 
 // reap removes an orphan, or the end of a large one.
