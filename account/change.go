@@ -21,6 +21,10 @@ type KeyAgent interface {
 	NewAEK(ctx context.Context, key hsm.Config, aekID string) (hsm.Wrapped, []byte, error)
 	// Check decrypts a wrapped account encryption key.
 	Check(ctx context.Context, k AEKRecord) (hsm.Info, error)
+	// Prove says whether all that an account needs of its key is permitted.
+	Prove(ctx context.Context, k AEKRecord) (hsm.Info, error)
+	// Identify says who would ask a vault with this configuration.
+	Identify(ctx context.Context, key hsm.Config, location string) (hsm.Info, error)
 }
 
 // ErrRekey: the account's key cannot be replaced while volumes need it.
@@ -123,7 +127,7 @@ func (a *Account) Changed(ctx context.Context, c Change, used func(aekID string)
 		if err := c.Identity.validate(); err != nil {
 			return nil, err
 		}
-		b.Identity = *c.Identity
+		b.Identity = c.Identity.named()
 	}
 	key := c.Key
 	if current := b.AEKFor(hsm.SourceKeyVault); key == nil && c.Identity != nil && current != nil {
@@ -139,23 +143,14 @@ func (a *Account) Changed(ctx context.Context, c Change, used func(aekID string)
 			return nil, err
 		}
 	}
-	return &b, nil
-}
-
-func (i Identity) validate() error {
-	switch i.Type {
-	case IdentityNone, IdentitySystemAssigned:
-		if i.UserAssignedIdentity != "" {
-			return failf(ErrInvalid, "a user-assigned identity needs the identity type UserAssigned")
+	if c.Identity != nil && (key == nil || key.Azure == nil) {
+		// No key needs it yet: what it is called at the vault is learnt if
+		// anybody answers, and otherwise when a key is configured.
+		if err := b.learn(ctx, agent); err != nil && !later(err) {
+			return nil, err
 		}
-	case IdentityUserAssigned:
-		if i.UserAssignedIdentity == "" {
-			return failf(ErrInvalid, "the identity type UserAssigned needs a user-assigned identity")
-		}
-	default:
-		return failf(ErrInvalid, "the identity type is SystemAssigned or UserAssigned, not %q", i.Type)
 	}
-	return nil
+	return &b, nil
 }
 
 // setKey makes key the one that wraps the account encryption key.
@@ -167,25 +162,26 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		if a.Identity.Type == IdentityNone {
 			a.Identity.Type = IdentitySystemAssigned
 		}
-		azure := *key.Azure
-		azure.IdentityType, azure.UserAssignedIdentity, azure.FederatedClientID = a.Identity.Type, a.Identity.UserAssignedIdentity, a.Identity.FederatedClientID
+		azure := a.Identity.ask(*key.Azure)
 		key.Azure = &azure
 	}
 	old := a.Current()
 	if old.Source == hsm.SourcePlatform {
 		old = nil
 	}
+	if old != nil && key.Azure != nil && perhapsSameKey(old.Key, key) {
+		return a.reach(ctx, *key.Azure, agent)
+	}
 	if old != nil && perhapsSameKey(old.Key, key) {
 		same := *old
 		same.Key = key
 		info, err := agent.Check(ctx, same)
-		if err == nil && (key.PKCS11 == nil || info.KeyID == old.Wrapped.KeyID) {
+		if err == nil && info.KeyID == old.Wrapped.KeyID {
 			same.KeyInfo = info
 			*old = same
-			a.Identity.PrincipalID = info.PrincipalID
-			return a.checkRegion(info)
+			return nil
 		}
-		if err != nil && (key.PKCS11 == nil || *key.PKCS11 == *old.Key.PKCS11) {
+		if err != nil && *key.PKCS11 == *old.Key.PKCS11 {
 			return err
 		}
 	}
@@ -205,7 +201,9 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 	if err := a.checkRegion(k.KeyInfo); err != nil {
 		return err
 	}
-	a.Identity.PrincipalID = k.KeyInfo.PrincipalID
+	if key.Azure != nil {
+		a.Identity.seen(k.KeyInfo)
+	}
 	if old != nil {
 		*old = k // no volume needs the old one
 	} else {

@@ -46,6 +46,24 @@ func (v vault) Check(ctx context.Context, k account.AEKRecord) (hsm.Info, error)
 	return v.Examine(ctx, k.Key)
 }
 
+func (v vault) Prove(ctx context.Context, k account.AEKRecord) (hsm.Info, error) {
+	return v.Check(ctx, k)
+}
+
+// Identify answers as the identity's endpoint; without an entry for it, it does
+// not.
+func (v vault) Identify(_ context.Context, c hsm.Config, _ string) (hsm.Info, error) {
+	who := c.Azure.IdentityType + c.Azure.UserAssignedIdentity
+	known, ok := v[who]
+	switch {
+	case !ok:
+		return hsm.Info{}, &hsm.Error{Kind: hsm.KindUnreachable, Message: "no endpoint"}
+	case !known:
+		return hsm.Info{}, &hsm.Error{Kind: hsm.KindDenied, Reason: "IdentityRefused"}
+	}
+	return hsm.Info{PrincipalID: "oid of " + who}, nil
+}
+
 func azureKey(name string) *hsm.Config {
 	return &hsm.Config{Source: hsm.SourceKeyVault, Azure: &hsm.AzureConfig{VaultURI: "https://v/", KeyName: name}}
 }
@@ -156,7 +174,7 @@ func TestAccount_View(t *testing.T) {
 	a.AEKs = append(a.AEKs, account.AEKRecord{ID: "k2", Source: hsm.SourceKeyVault, Key: *azureKey("k"), Wrapped: hsm.Wrapped{KeyID: "https://acme.vault.azure.net/keys/k/" + version}})
 	v := a.View(true, false)
 	kv := v.Encryption.KeyVaultProperties
-	if v.Encryption.KeySource != hsm.SourceKeyVault || kv == nil || kv.KeyVersion != version || kv.Status != account.KeyStatusInUse || v.Encryption.Identity.PrincipalID != "p" {
+	if v.Encryption.KeySource != hsm.SourceKeyVault || kv == nil || kv.KeyVersion != version || kv.Status != account.KeyStatusInUse || *v.Encryption.Identity.PrincipalID != "p" {
 		t.Errorf("%+v %+v", v, kv)
 	}
 	if s := a.View(true, true).Encryption.KeyVaultProperties.Status; s != account.KeyStatusError {

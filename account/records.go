@@ -28,21 +28,6 @@ type Account struct {
 	Policy Policy      `json:"policy"`
 }
 
-// Identity types, spelled as az netappfiles spells them.
-const (
-	IdentityNone           = "None"
-	IdentitySystemAssigned = "SystemAssigned"
-	IdentityUserAssigned   = "UserAssigned"
-)
-
-// Identity is who the account is towards the key vault.
-type Identity struct {
-	Type                 string `json:"type"`                           // None, SystemAssigned, UserAssigned
-	PrincipalID          string `json:"principalId,omitempty"`          // the object id the vault sees, once known
-	UserAssignedIdentity string `json:"userAssignedIdentity,omitempty"` // client, object or resource id
-	FederatedClientID    string `json:"federatedClientId,omitempty"`
-}
-
 // AEKRecord is one account encryption key: 32 random bytes, stored wrapped.
 type AEKRecord struct {
 	ID         string      `json:"id"`         // random UUID; a volume's superblock names it

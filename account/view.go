@@ -14,11 +14,21 @@ type View struct {
 	Policy     Policy            `json:"policy"`
 }
 
-// IdentityView is who the account is.
+// IdentityView is who the account is. Of a user-assigned identity everything is
+// in UserAssignedIdentities, and null here.
 type IdentityView struct {
-	Type                   string              `json:"type"`
-	PrincipalID            string              `json:"principalId,omitempty"`
-	UserAssignedIdentities map[string]struct{} `json:"userAssignedIdentities,omitempty"`
+	Type                   string                      `json:"type"`
+	PrincipalID            *string                     `json:"principalId"` // null = not known
+	TenantID               *string                     `json:"tenantId"`
+	UserAssignedIdentities map[string]UserIdentityView `json:"userAssignedIdentities"` // by the name it was given; null = none
+	Problem                string                      `json:"problem,omitempty"`      // why the ids are not known
+}
+
+// UserIdentityView is one user-assigned identity; null = not known.
+type UserIdentityView struct {
+	ClientID    *string `json:"clientId"`
+	PrincipalID *string `json:"principalId"`
+	TenantID    *string `json:"tenantId"`
 }
 
 // EncryptionView is which key guards the account.
@@ -45,10 +55,13 @@ type PKCS11Properties struct {
 	Status string `json:"status"`
 }
 
-// EncryptionIdentity is who asks the vault.
+// EncryptionIdentity is who asks the vault. The vault's administrator grants to
+// FederatedPrincipalID if there is one, and to PrincipalID otherwise.
 type EncryptionIdentity struct {
-	PrincipalID          string `json:"principalId,omitempty"`
-	UserAssignedIdentity string `json:"userAssignedIdentity,omitempty"`
+	PrincipalID          *string `json:"principalId"`
+	UserAssignedIdentity *string `json:"userAssignedIdentity"`
+	FederatedClientID    *string `json:"federatedClientId"`
+	FederatedPrincipalID *string `json:"federatedPrincipalId,omitempty"`
 }
 
 // The status of a key as the service names it.
@@ -70,13 +83,8 @@ func (a *Account) View(inUse, failing bool) View {
 	}
 	v := View{
 		ID: a.ID, Name: a.Name, Location: a.Location, Tags: a.Tags, Policy: a.Policy,
-		Identity:   IdentityView{Type: a.Identity.Type},
+		Identity:   a.Identity.view(),
 		Encryption: EncryptionView{KeySource: a.KeySource()},
-	}
-	if user := a.Identity.UserAssignedIdentity; user != "" {
-		v.Identity.UserAssignedIdentities = map[string]struct{}{user: {}}
-	} else {
-		v.Identity.PrincipalID = a.Identity.PrincipalID
 	}
 	k := a.Current()
 	if k == nil {
@@ -93,9 +101,32 @@ func (a *Account) View(inUse, failing bool) View {
 			KeyVaultURI: k.Key.Azure.VaultURI, KeyName: k.Key.Azure.KeyName, KeyVersion: version,
 			KeyVaultResourceID: k.Key.Azure.KeyVaultResourceID, Status: status,
 		}
-		v.Encryption.Identity = &EncryptionIdentity{PrincipalID: a.Identity.PrincipalID, UserAssignedIdentity: a.Identity.UserAssignedIdentity}
+		v.Encryption.Identity = &EncryptionIdentity{
+			PrincipalID: known(a.Identity.PrincipalID), UserAssignedIdentity: known(a.Identity.UserAssignedIdentity),
+			FederatedClientID: known(a.Identity.FederatedClientID), FederatedPrincipalID: known(a.Identity.FederatedPrincipalID),
+		}
 	case hsm.SourcePKCS11:
 		v.Encryption.PKCS11Properties = &PKCS11Properties{URI: k.Key.PKCS11.URI, Status: status}
 	}
 	return v
+}
+
+func (i Identity) view() IdentityView {
+	v := IdentityView{Type: i.Type, Problem: i.Problem}
+	if i.UserAssignedIdentity == "" {
+		v.PrincipalID, v.TenantID = known(i.PrincipalID), known(i.TenantID)
+		return v
+	}
+	v.UserAssignedIdentities = map[string]UserIdentityView{
+		i.UserAssignedIdentity: {ClientID: known(i.ClientID), PrincipalID: known(i.PrincipalID), TenantID: known(i.TenantID)},
+	}
+	return v
+}
+
+// known is nil for what is not, so that it becomes null.
+func known(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }

@@ -60,8 +60,18 @@ type Info struct {
 	// CredentialExpires is when who asked can no longer prove to be itself: the
 	// end of a client certificate. Zero for credentials that renew themselves.
 	CredentialExpires time.Time `json:"credentialExpires,omitzero"`
+	// Voucher is the identity that vouches for who asked, of a federated
+	// client only.
+	Voucher Principal `json:"voucher,omitzero"`
 	// Answer is how it was learned: status and request id, for errors.
 	Answer string `json:"-"`
+}
+
+// Principal is an identity as its tokens describe it, as far as they do.
+type Principal struct {
+	ObjectID string `json:"principalId,omitempty"`
+	ClientID string `json:"clientId,omitempty"`
+	TenantID string `json:"tenantId,omitempty"`
 }
 
 // Kind classes a failure by what it says about the customer's will.

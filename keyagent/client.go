@@ -74,6 +74,10 @@ func New(cfg Config) *Client {
 	return &Client{cfg: cfg, retireAfter: retireAfter}
 }
 
+// Another returns a client of the same configuration with an agent of its own,
+// which has seen no key and got no token yet.
+func (c *Client) Another() *Client { return New(c.cfg) }
+
 // Close ends the agent and waits for its end. Calls under way fail.
 func (c *Client) Close() error {
 	c.mu.Lock()

@@ -35,6 +35,12 @@ func dispatch(ctx context.Context, req request, to int) (reply, error) {
 	case opCheck:
 		info, err := check(ctx, req)
 		return reply{Info: &info}, err
+	case opIdentify:
+		info, err := identify(ctx, req)
+		return reply{Info: &info}, err
+	case opProve:
+		info, err := prove(ctx, req)
+		return reply{Info: &info}, err
 	case opNewVEK:
 		v, err := newVEK(ctx, req)
 		return reply{VEK: v}, err

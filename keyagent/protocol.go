@@ -23,6 +23,8 @@ const (
 	opRelease  = "release"
 	opReseal   = "reseal"
 	opListKeys = "list-keys"
+	opIdentify = "identify"
+	opProve    = "prove"
 )
 
 // request is one call. A release has the worker's socket attached to it.
@@ -36,7 +38,8 @@ type request struct {
 	AEK      *AEK       `json:"aek,omitempty"`
 	VolumeID []byte     `json:"volumeId,omitempty"`
 	VEK      *VEK       `json:"vek,omitempty"`
-	To       *Under     `json:"to,omitempty"` // of a reseal
+	To       *Under     `json:"to,omitempty"`       // of a reseal
+	Location string     `json:"location,omitempty"` // identify: the account's
 }
 
 // reply answers the request with the same ID. The first one to each says only

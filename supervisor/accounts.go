@@ -183,7 +183,11 @@ func (a *acct) update(ctx context.Context, change account.Change) (*account.Acco
 		return nil, err
 	}
 	current := record.Current()
-	a.event(account.Event{Kind: "account-updated", Detail: map[string]string{"keySource": current.Source, "keyId": current.Wrapped.KeyID}})
+	detail := map[string]string{"keySource": current.Source, "keyId": current.Wrapped.KeyID}
+	if record.Identity != old.Identity {
+		detail["identityType"], detail["principalId"], detail["formerPrincipalId"] = record.Identity.Type, record.Identity.PrincipalID, old.Identity.PrincipalID
+	}
+	a.event(account.Event{Kind: "account-updated", Detail: detail})
 	if current.ID != old.Current().ID {
 		a.startRunner(account.Lease{}) // another key, another lease
 	} else if run := a.runner(); run != nil {

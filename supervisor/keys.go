@@ -28,6 +28,11 @@ func (k keys) Check(ctx context.Context, r account.AEKRecord) (hsm.Info, error) 
 	return k.Client.Check(ctx, r.Key, r.ID, stored(&r))
 }
 
+// Prove implements account.KeyAgent.
+func (k keys) Prove(ctx context.Context, r account.AEKRecord) (hsm.Info, error) {
+	return k.Client.Prove(ctx, r.Key, r.ID, stored(&r))
+}
+
 // stored is an account encryption key in the key agent's terms.
 func stored(r *account.AEKRecord) keyagent.AEK {
 	return keyagent.AEK{Wrapped: r.Wrapped, Commitment: r.Commitment}

@@ -109,6 +109,9 @@ func newServer(s *Supervisor) *http.Server {
 		}
 		return a.update(ctx, u)
 	})
+	onAccount("POST /v1/accounts/{a}/renew-credentials", func(ctx context.Context, a *acct, _ *http.Request) (any, error) {
+		return a.renewCredentials(ctx)
+	})
 	onAccount("DELETE /v1/accounts/{a}", func(_ context.Context, a *acct, _ *http.Request) (any, error) {
 		return nil, s.deleteAccount(a.name)
 	})

@@ -105,6 +105,9 @@ func (c *accountUpdateCmd) Run(s *session) error {
 	if err != nil {
 		return s.explainEnvironment(err, change.Key)
 	}
+	if change.Identity != nil {
+		s.warnIdentity(changed.Identity)
+	}
 	return s.showAccount(&changed, c.Output, false, false)
 }
 
@@ -190,9 +193,7 @@ func (s *session) showAccount(a *account.Account, output string, inUse, failing 
 	if k := v.Encryption.PKCS11Properties; k != nil {
 		fields = append(fields, "uri", k.URI, "key status", k.Status)
 	}
-	if v.Identity.Type != account.IdentityNone {
-		fields = append(fields, "identity", v.Identity.Type, "principal", v.Identity.PrincipalID, "user identity", a.Identity.UserAssignedIdentity)
-	}
+	fields = append(fields, identityFields(a.Identity)...)
 	p := v.Policy
 	fields = append(fields, "checks", "every "+p.CheckInterval.String()+", every "+p.CheckIntervalUnhealthy.String()+" after a failure",
 		"outage grace", p.OutageGrace.String(), "recovery", p.Recovery, "while suspended", p.OnSuspend+" ("+p.SuspendErrno+")")

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"cmkfs/account"
 	"cmkfs/hsm"
 )
 
@@ -19,40 +18,15 @@ type keyFlags struct {
 	KeyVersion  string `group:"Key" placeholder:"V" help:"Its version (the newest)."`
 
 	KeyVaultPermissions     string `name:"key-vault-permissions" group:"Key" enum:",encrypt-decrypt,wrap-unwrap" default:"" placeholder:"encrypt-decrypt|wrap-unwrap" help:"Which operations the identity may use (encrypt-decrypt)."`
-	KeyVaultPrivateEndpoint string `name:"key-vault-private-endpoint" group:"Key" placeholder:"IP[:PORT]" help:"Reach the vault at this address."`
-	KeyVaultCA              string `name:"key-vault-ca" group:"Key" placeholder:"FILE" help:"Trust these certificates (PEM) too."`
+	KeyVaultPrivateEndpoint string `name:"key-vault-private-endpoint" group:"Key" placeholder:"IP[:PORT]" help:"Reach the vault at this address only; none for wherever its name leads."`
+	KeyVaultCA              string `name:"key-vault-ca" group:"Key" placeholder:"FILE" help:"Trust these certificates (PEM) too, or none."`
 	KeyvaultResourceID      string `name:"keyvault-resource-id" group:"Key" placeholder:"ID" help:"The vault's resource id, for the record."`
 
 	IdentityType         string `group:"Key" enum:",SystemAssigned,UserAssigned" default:"" placeholder:"TYPE" help:"SystemAssigned (the default with a vault) or UserAssigned."`
 	UserAssignedIdentity string `group:"Key" placeholder:"ID" help:"Client, object or resource id of the identity."`
-	FederatedClientID    string `name:"federated-client-id" group:"Key" placeholder:"ID" help:"Client id of the multitenant application, for a vault in another tenant."`
+	FederatedClientID    string `name:"federated-client-id" group:"Key" placeholder:"ID" help:"Client id of the multitenant application, for a vault in another tenant; or none."`
 
 	PKCS11URI string `name:"pkcs11-uri" group:"Key" placeholder:"URI" help:"The key: pkcs11:token=T;object=K?module-path=LIB&pin-source=file:FILE."`
-}
-
-// identity returns the identity that the flags ask for, nil if they do not.
-func (f *keyFlags) identity(current account.Identity) (*account.Identity, error) {
-	if f.IdentityType == "" && f.UserAssignedIdentity == "" && f.FederatedClientID == "" {
-		return nil, nil
-	}
-	i := current
-	i.PrincipalID = ""
-	switch {
-	case f.IdentityType == account.IdentitySystemAssigned && f.UserAssignedIdentity != "":
-		return nil, &usageError{message: "--user-assigned-identity contradicts --identity-type SystemAssigned"}
-	case f.IdentityType == account.IdentitySystemAssigned:
-		i.Type, i.UserAssignedIdentity = account.IdentitySystemAssigned, ""
-	case f.UserAssignedIdentity != "":
-		i.Type, i.UserAssignedIdentity = account.IdentityUserAssigned, f.UserAssignedIdentity
-	case f.IdentityType != "" && i.UserAssignedIdentity == "":
-		return nil, &usageError{message: "--identity-type UserAssigned needs --user-assigned-identity"}
-	case f.IdentityType != "":
-		i.Type = f.IdentityType
-	}
-	if f.FederatedClientID != "" {
-		i.FederatedClientID = f.FederatedClientID
-	}
-	return &i, nil
 }
 
 // config returns the key that the flags ask for, nil if they do not. Flags that
@@ -116,7 +90,9 @@ func (f *keyFlags) azureConfig(current *hsm.Config) (*hsm.Config, error) {
 	if f.KeyvaultResourceID != "" {
 		a.KeyVaultResourceID = f.KeyvaultResourceID
 	}
-	if f.KeyVaultPrivateEndpoint != "" {
+	if f.KeyVaultPrivateEndpoint == noValue {
+		a.PrivateEndpoint = ""
+	} else if f.KeyVaultPrivateEndpoint != "" {
 		_, addrErr := netip.ParseAddr(f.KeyVaultPrivateEndpoint)
 		_, portErr := netip.ParseAddrPort(f.KeyVaultPrivateEndpoint)
 		if addrErr != nil && portErr != nil {
@@ -124,7 +100,9 @@ func (f *keyFlags) azureConfig(current *hsm.Config) (*hsm.Config, error) {
 		}
 		a.PrivateEndpoint = f.KeyVaultPrivateEndpoint
 	}
-	if f.KeyVaultCA != "" {
+	if f.KeyVaultCA == noValue {
+		a.CAFile = ""
+	} else if f.KeyVaultCA != "" {
 		var err error
 		if a.CAFile, err = existingFile("--key-vault-ca", f.KeyVaultCA); err != nil {
 			return nil, err

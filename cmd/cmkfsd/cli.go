@@ -28,6 +28,7 @@ type accountCmds struct {
 	Create   accountCreateCmd   `cmd:"" help:"Create an account with a platform-managed key."`
 	Update   accountUpdateCmd   `cmd:"" help:"Change an account: its key, identity, location, policy."`
 	Show     accountShowCmd     `cmd:"" help:"Show an account."`
+	Renew    accountRenewCmd    `cmd:"" name:"renew-credentials" help:"Get and use the account's credentials anew."`
 	Delete   accountDeleteCmd   `cmd:"" help:"Delete an account that has no volumes."`
 	ListKeys accountListKeysCmd `cmd:"" help:"List the keys of a vault or token and whether they can be used."`
 	Check    accountCheckCmd    `cmd:"" help:"Ask the key, step by step."`

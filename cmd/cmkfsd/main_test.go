@@ -61,9 +61,10 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"json":  jsonField,
-			"until": until,
+			"exits":    exits,
+			"json":     jsonField,
+			"json-env": jsonEnv,
+			"until":    until,
 			"daemon-stop": func(ts *testscript.TestScript, _ bool, _ []string) {
 				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGTERM)
 			},
@@ -92,6 +93,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	env.Setenv("ROOT", root)
 	env.Setenv("TZ", "UTC")
+	env.Setenv("RESOURCE", "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/volumes")
 	work := env.WorkDir
 	held := map[string]*os.File{} // for the command hold
 	env.Values["held"] = held
@@ -181,6 +183,17 @@ func jsonField(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// jsonEnv keeps a field of the JSON on standard output in a variable:
+// json-env NAME PATH.
+func jsonEnv(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: json-env NAME PATH")
+	}
+	got, err := lookUp([]byte(ts.ReadFile("stdout")), args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], got)
+}
+
 func lookUp(b []byte, path string) (string, error) {
 	var v any
 	if err := json.Unmarshal(b, &v); err != nil {
@@ -189,6 +202,11 @@ func lookUp(b []byte, path string) (string, error) {
 	for part := range strings.SplitSeq(path, ".") {
 		switch x := v.(type) {
 		case map[string]any:
+			if part == "*" && len(x) == 1 {
+				for _, v = range x { // the only one, whatever it is called
+				}
+				continue
+			}
 			v = x[part]
 		case []any:
 			i, err := strconv.Atoi(part)

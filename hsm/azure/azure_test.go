@@ -270,7 +270,7 @@ func TestUserAssignedIdentity(t *testing.T) {
 	cfg := w.vault(t, emulator.Command{})
 	id := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "volumes"}).(*emulator.Identity)
 	w.do(t, emulator.Command{Action: emulator.Grant, Vault: vaultName(cfg), Identity: "volumes", Permissions: documented})
-	for _, name := range []string{id.ClientID, id.ResourceID, "object-id:" + id.ObjectID} {
+	for _, name := range []string{id.ClientID, id.ResourceID, id.ObjectID, "object-id:" + id.ObjectID} {
 		c := cfg
 		c.IdentityType, c.UserAssignedIdentity = azure.UserAssigned, name
 		k, err := azure.Open(t.Context(), c)

@@ -27,8 +27,31 @@ const (
 
 const objectIDPrefix = "object-id:"
 
-// credential chooses the identity; the package documentation has the order.
-func credential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (azcore.TokenCredential, error) {
+const (
+	msgBadIdentity = "The configured identity cannot be used"
+	msgBadCA       = "The file of certificate authorities cannot be used"
+)
+
+// credential gets tokens, and knows what they do not say.
+type credential struct {
+	azcore.TokenCredential
+	until   time.Time      // somebody has to renew it by then; zero = it renews itself
+	voucher *hsm.Principal // who vouches for it, once a token was made; nil = nobody does
+	vouch   func(context.Context) (string, error)
+}
+
+// describe fills in who asked with a token.
+func (c *credential) describe(info *hsm.Info, token string) {
+	who := claimsOf(token).principal()
+	info.PrincipalID, info.ClientID, info.TenantID = who.ObjectID, who.ClientID, who.TenantID
+	info.CredentialExpires = c.until
+	if c.voucher != nil {
+		info.Voucher = *c.voucher
+	}
+}
+
+// newCredential chooses the identity; the package documentation has the order.
+func newCredential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (*credential, error) {
 	entra := azcore.ClientOptions{
 		Cloud:     cloudOf(host),
 		Transport: newHTTPClient(newTransport("", "", pool)),
@@ -40,67 +63,103 @@ func credential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (azcore.T
 		}
 		return federated(cfg, entra)
 	}
-	if os.Getenv("AZURE_FEDERATED_TOKEN_FILE") != "" {
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
-			ClientOptions: entra, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
-		})
+	if environments(cfg) {
+		if os.Getenv("AZURE_FEDERATED_TOKEN_FILE") != "" {
+			c, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
+				ClientOptions: entra, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
+			})
+			return &credential{TokenCredential: c}, err
+		}
+		if path := os.Getenv("AZURE_CLIENT_CERTIFICATE_PATH"); path != "" {
+			return certificate(path, entra)
+		}
 	}
-	if path := os.Getenv("AZURE_CLIENT_CERTIFICATE_PATH"); path != "" {
-		return certificate(path, entra)
-	}
-	return managedIdentity(cfg)
+	c, err := managedIdentity(cfg)
+	return &credential{TokenCredential: c}, err
 }
 
-// expiring is a credential that somebody has to renew.
-type expiring struct {
-	azcore.TokenCredential
-	until time.Time
+// environments says whether the identity that the environment names may be
+// meant: unless the account names another one.
+func environments(cfg hsm.AzureConfig) bool {
+	return cfg.UserAssignedIdentity == "" || strings.EqualFold(cfg.UserAssignedIdentity, os.Getenv("AZURE_CLIENT_ID"))
 }
 
 // managedIdentity is the identity of the host. Its endpoint is local, so no
 // proxy and no private authority have to do with it.
-func managedIdentity(cfg hsm.AzureConfig) (*azidentity.ManagedIdentityCredential, error) {
-	id, err := identity(cfg)
+func managedIdentity(cfg hsm.AzureConfig) (azcore.TokenCredential, error) {
+	ids, err := identity(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
-		ID: id,
-		ClientOptions: azcore.ClientOptions{
-			Transport: &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: tryTimeout}},
-			Retry:     retries(),
-		},
-	})
+	var all oneOf
+	for _, id := range ids {
+		c, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
+			ID: id,
+			ClientOptions: azcore.ClientOptions{
+				Transport: &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: tryTimeout}},
+				Retry:     retries(),
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
 }
 
-// identity reads which managed identity is meant; nil is the system-assigned.
-func identity(cfg hsm.AzureConfig) (azidentity.ManagedIDKind, error) {
+// oneOf is a credential that may have been meant in several ways: the first one
+// that is not refused.
+type oneOf []azcore.TokenCredential
+
+// GetToken implements azcore.TokenCredential. Its error is that of the first.
+func (o oneOf) GetToken(ctx context.Context, opt policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	var first error
+	for _, c := range o {
+		t, err := c.GetToken(ctx, opt)
+		if err == nil {
+			return t, nil
+		}
+		if first == nil {
+			first = err
+		}
+		var auth *azidentity.AuthenticationFailedError
+		if !errors.As(err, &auth) || auth.RawResponse == nil || auth.RawResponse.StatusCode != http.StatusBadRequest {
+			break // the endpoint did not say that it has no such identity
+		}
+	}
+	return azcore.AccessToken{}, first
+}
+
+// identity reads which managed identity is meant, in the order to try; nil is
+// the system-assigned. An id alone can be the client's or the object's.
+func identity(cfg hsm.AzureConfig) ([]azidentity.ManagedIDKind, error) {
 	id := cfg.UserAssignedIdentity
 	switch cfg.IdentityType {
 	case "", SystemAssigned:
 		if id != "" {
 			return nil, errors.New("a user-assigned identity is named, but the identity type is SystemAssigned")
 		}
-		return nil, nil
+		return []azidentity.ManagedIDKind{nil}, nil
 	case UserAssigned:
 	default:
 		return nil, fmt.Errorf("the identity type is SystemAssigned or UserAssigned, not %q", cfg.IdentityType)
 	}
 	if object, ok := strings.CutPrefix(id, objectIDPrefix); ok {
-		return azidentity.ObjectID(object), nil
+		return []azidentity.ManagedIDKind{azidentity.ObjectID(object)}, nil
 	}
 	switch {
 	case id == "":
 		return nil, errors.New("the user-assigned identity is not named")
 	case strings.HasPrefix(id, "/"):
-		return azidentity.ResourceID(id), nil
+		return []azidentity.ManagedIDKind{azidentity.ResourceID(id)}, nil
 	}
-	return azidentity.ClientID(id), nil
+	return []azidentity.ManagedIDKind{azidentity.ClientID(id), azidentity.ObjectID(id)}, nil
 }
 
 // certificate reads PEM or PKCS#12 anew each time a key is opened, so that a
 // renewed certificate is used at once.
-func certificate(path string, opt azcore.ClientOptions) (azcore.TokenCredential, error) {
+func certificate(path string, opt azcore.ClientOptions) (*credential, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -115,7 +174,7 @@ func certificate(path string, opt azcore.ClientOptions) (azcore.TokenCredential,
 			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
 			SendCertificateChain: true,
 		})
-	return expiring{c, expiry(certs, key)}, err
+	return &credential{TokenCredential: c, until: expiry(certs, key)}, err
 }
 
 // expiry is the end of the certificate that belongs to the key; the file may
@@ -135,7 +194,7 @@ func expiry(certs []*x509.Certificate, key crypto.PrivateKey) time.Time {
 
 // federated is an application of the vault's tenant that trusts our
 // user-assigned identity. The vault's challenge names the tenant.
-func federated(cfg hsm.AzureConfig, opt azcore.ClientOptions) (azcore.TokenCredential, error) {
+func federated(cfg hsm.AzureConfig, opt azcore.ClientOptions) (*credential, error) {
 	voucher, err := managedIdentity(cfg)
 	if err != nil {
 		return nil, err
@@ -144,14 +203,17 @@ func federated(cfg hsm.AzureConfig, opt azcore.ClientOptions) (azcore.TokenCrede
 	if tenant == "" {
 		tenant = "organizations"
 	}
-	assertion := func(ctx context.Context) (string, error) {
+	by := &hsm.Principal{}
+	vouch := func(ctx context.Context) (string, error) {
 		t, err := voucher.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"api://AzureADTokenExchange/.default"}})
+		*by = claimsOf(t.Token).principal()
 		return t.Token, err
 	}
-	return azidentity.NewClientAssertionCredential(tenant, cfg.FederatedClientID, assertion,
+	c, err := azidentity.NewClientAssertionCredential(tenant, cfg.FederatedClientID, vouch,
 		&azidentity.ClientAssertionCredentialOptions{
 			ClientOptions: opt, AdditionallyAllowedTenants: []string{"*"}, DisableInstanceDiscovery: ownAuthority(),
 		})
+	return &credential{TokenCredential: c, voucher: by, vouch: vouch}, err
 }
 
 // ownAuthority says whether the environment names an authority, which then is

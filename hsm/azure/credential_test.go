@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -131,6 +133,91 @@ func TestFederatedClient(t *testing.T) {
 	cfg.IdentityType, cfg.UserAssignedIdentity = azure.SystemAssigned, ""
 	_, err := azure.Open(t.Context(), cfg)
 	wantError(t, err, hsm.KindMisconfigured, "Identity")
+}
+
+// Both the application, which the vault knows, and the identity that vouches for
+// it are told apart.
+func TestFederatedClient_Voucher(t *testing.T) {
+	w := start(t)
+	id, cfg := application(t, w, "told-apart")
+	voucher := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "vouches"}).(*emulator.Identity)
+	cfg.IdentityType, cfg.UserAssignedIdentity, cfg.FederatedClientID = azure.UserAssigned, voucher.ClientID, id.ClientID
+	info := wraps(t, w, cfg)
+	own := hsm.Principal{ObjectID: voucher.ObjectID, ClientID: voucher.ClientID, TenantID: info.TenantID}
+	if info.PrincipalID != id.ObjectID || info.ClientID != id.ClientID || info.Voucher != own {
+		t.Errorf("Info = %+v, want %+v and %+v", info, id, own)
+	}
+	// Without a vault nobody has named the application's tenant yet.
+	t.Setenv("AZURE_TENANT_ID", "")
+	cfg.VaultURI = ""
+	info, err := azure.Identify(t.Context(), cfg, "westeurope")
+	if err != nil || info.Voucher != own || info.PrincipalID != "" {
+		t.Errorf("Identify = %+v, %v", info, err)
+	}
+}
+
+// A user-assigned identity that the account names goes before the credentials
+// of the environment, unless it is theirs.
+func TestNamedIdentityBeforeTheEnvironments(t *testing.T) {
+	w := start(t)
+	app, cfg := application(t, w, "of-the-environment")
+	file := filepath.Join(t.TempDir(), "certificate.pem")
+	writeCertificate(t, file, time.Now().Add(time.Hour))
+	t.Setenv("AZURE_CLIENT_CERTIFICATE_PATH", file)
+	named := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "of-the-account"}).(*emulator.Identity)
+	cfg.IdentityType = azure.UserAssigned
+	for _, tc := range []struct{ id, want string }{
+		{named.ClientID, named.ObjectID}, {named.ResourceID, named.ObjectID}, {named.ObjectID, named.ObjectID}, {app.ClientID, app.ObjectID},
+	} {
+		cfg.UserAssignedIdentity = tc.id
+		info, err := azure.Identify(t.Context(), cfg, "westeurope")
+		if err != nil || info.PrincipalID != tc.want {
+			t.Errorf("%s: %+v, %v; want %s", tc.id, info, err, tc.want)
+		}
+		if (tc.want == app.ObjectID) == info.CredentialExpires.IsZero() {
+			t.Errorf("%s: the credential expires at %v", tc.id, info.CredentialExpires)
+		}
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	w := start(t)
+	info, err := azure.Identify(t.Context(), hsm.AzureConfig{}, "westeurope")
+	if err != nil || info.PrincipalID == "" || info.ClientID == "" || info.TenantID != w.Env()["KEYVAULT_EMULATOR_TENANT"] {
+		t.Errorf("Identify = %+v, %v", info, err)
+	}
+	nobody := hsm.AzureConfig{IdentityType: azure.UserAssigned, UserAssignedIdentity: "99999999-0000-0000-0000-000000000000"}
+	_, err = azure.Identify(t.Context(), nobody, "westeurope")
+	wantError(t, err, hsm.KindDenied, "IdentityRefused")
+	nobody.UserAssignedIdentity = ""
+	_, err = azure.Identify(t.Context(), nobody, "westeurope")
+	wantError(t, err, hsm.KindMisconfigured, "Identity")
+}
+
+// Tokens are for the vault's cloud, and without a vault for the account's.
+func TestIdentify_Audience(t *testing.T) {
+	var resource string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resource = r.URL.Query().Get("resource")
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer s.Close()
+	t.Setenv("IDENTITY_ENDPOINT", s.URL)
+	for _, tc := range []struct{ vault, location, want string }{
+		{"", "westeurope", "https://vault.azure.net"},
+		{"", "usgovvirginia", "https://vault.usgovcloudapi.net"},
+		{"", "chinanorth3", "https://vault.azure.cn"},
+		{"https://hsm.managedhsm.azure.net/", "westeurope", "https://managedhsm.azure.net"},
+		{"https://kv.vault.azure.cn/", "westeurope", "https://vault.azure.cn"},
+		{"https://kv.managedhsm.usgovcloudapi.net/", "westeurope", "https://managedhsm.usgovcloudapi.net"},
+	} {
+		cfg := hsm.AzureConfig{VaultURI: tc.vault, IdentityType: azure.UserAssigned, UserAssignedIdentity: "audience"}
+		_, err := azure.Identify(t.Context(), cfg, tc.location)
+		wantError(t, err, hsm.KindDenied, "IdentityRefused")
+		if resource != tc.want {
+			t.Errorf("%s %s: a token for %q was asked for, want %q", tc.vault, tc.location, resource, tc.want)
+		}
+	}
 }
 
 func TestUnknownApplication(t *testing.T) {

@@ -10,7 +10,10 @@
 // The identity is, in this order: the application FederatedClientID, for which
 // the user-assigned identity vouches (a vault in another tenant); the workload
 // identity of AZURE_FEDERATED_TOKEN_FILE; the certificate of
-// AZURE_CLIENT_CERTIFICATE_PATH; the managed identity of the host.
+// AZURE_CLIENT_CERTIFICATE_PATH; the managed identity of the host. The two of
+// the environment are passed over if the configuration names a user-assigned
+// identity other than AZURE_CLIENT_ID. All files are read anew whenever a key is
+// opened.
 //
 // A vault's name is resolved and connected to as usual, or, with a private
 // endpoint configured, reached at that address; its certificate must be for the

@@ -157,7 +157,7 @@ func (f failure) response(response *azcore.ResponseError) {
 	case status == http.StatusForbidden && code == "":
 		f.because(hsm.KindNetworkDenied, hsm.NoConnection, "something before it, such as a proxy or firewall, refuses the request")
 	case status == http.StatusForbidden:
-		f.forbidden(firstOf(inner, code), asked(response.RawResponse.Request).Object)
+		f.forbidden(firstOf(inner, code), claimsOf(tokenOf(response.RawResponse.Request)).Object)
 	case status == http.StatusNotFound && (code == "KeyNotFound" || code == "NotFound"):
 		f.Kind, f.Condition, f.Message = hsm.KindDenied, hsm.KeyNotFound, hsm.KeyNotFound.Error()
 		if code == "NotFound" { // not a vault's word for a deleted key, so it is no denial

@@ -50,8 +50,8 @@ type key struct {
 	managed bool   // a Managed HSM
 	client  *azkeys.Client
 	http    *http.Client
-	expires time.Time // of the credential, zero if it renews itself
-	wrap    bool      // wrapkey and unwrapkey instead of encrypt and decrypt
+	cred    *credential
+	wrap    bool // wrapkey and unwrapkey instead of encrypt and decrypt
 	closed  bool
 }
 
@@ -90,7 +90,7 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	}
 	pool, err := roots(cfg.CAFile)
 	if err != nil {
-		return fail("CAFile", "The file of certificate authorities cannot be used", err)
+		return fail("CAFile", msgBadCA, err)
 	}
 	u, err := url.Parse(vault)
 	if err != nil {
@@ -98,15 +98,12 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	}
 	k.host = u.Hostname()
 	k.managed = strings.Contains(k.host, ".managedhsm.")
-	cred, err := credential(cfg, u.Hostname(), pool)
+	k.cred, err = newCredential(cfg, u.Hostname(), pool)
 	if err != nil {
-		return fail("Identity", "The configured identity cannot be used", err)
-	}
-	if c, ok := cred.(expiring); ok {
-		k.expires = c.until
+		return fail("Identity", msgBadIdentity, err)
 	}
 	k.http = newHTTPClient(answers{newTransport(u.Hostname(), address, pool)})
-	k.client, err = azkeys.NewClient(vault, cred, &azkeys.ClientOptions{
+	k.client, err = azkeys.NewClient(vault, k.cred, &azkeys.ClientOptions{
 		ClientOptions: azcore.ClientOptions{Transport: k.http, Retry: retries(), Telemetry: policy.TelemetryOptions{Disabled: true}},
 	})
 	if err != nil {
@@ -148,11 +145,9 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 			return err
 		}
 		info = infoOf(r.Attributes)
-		info.CredentialExpires = k.expires
 		if raw != nil {
 			info.Region = raw.Header.Get("x-ms-keyvault-region")
-			who := asked(raw.Request)
-			info.PrincipalID, info.ClientID, info.TenantID = who.Object, who.client(), who.Tenant
+			k.cred.describe(&info, tokenOf(raw.Request))
 			info.Answer = fmt.Sprintf("HTTP %d, request %s", raw.StatusCode, raw.Header.Get("x-ms-request-id"))
 		}
 		if j := r.Key; j != nil {

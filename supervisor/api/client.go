@@ -57,6 +57,11 @@ func (c *Client) UpdateAccount(ctx context.Context, name string, r UpdateAccount
 	return call[account.Account](ctx, c, http.MethodPatch, accountPath(name), r)
 }
 
+// RenewCredentials gets and uses an account's credentials anew.
+func (c *Client) RenewCredentials(ctx context.Context, name string) (RenewedCredentials, error) {
+	return call[RenewedCredentials](ctx, c, http.MethodPost, accountPath(name)+"/renew-credentials", nil)
+}
+
 // DeleteAccount removes an account without volumes.
 func (c *Client) DeleteAccount(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, accountPath(name), nil)

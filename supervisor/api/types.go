@@ -16,6 +16,7 @@ import (
 //	POST   /v1/accounts                             CreateAccount -> account.Account
 //	PATCH  /v1/accounts/{a}                         UpdateAccount -> account.Account
 //	DELETE /v1/accounts/{a}
+//	POST   /v1/accounts/{a}/renew-credentials       -> RenewedCredentials
 //	POST   /v1/accounts/{a}/suspend                 all volumes, and the account -> AccountStatus
 //	POST   /v1/accounts/{a}/restore-access          -> AccountStatus
 //	POST   /v1/accounts/{a}/volumes                 CreateVolume -> VolumeStatus
@@ -88,6 +89,14 @@ type CreateAccount struct {
 // UpdateAccount changes an account; what is nil stays as it is. A key that is
 // set is examined first, and a failure changes nothing.
 type UpdateAccount = account.Change
+
+// RenewedCredentials is an account whose credentials were got and used anew.
+type RenewedCredentials struct {
+	Account account.Account `json:"account"`
+	// FormerPrincipalID is what the identity's object id was before, if it is
+	// another one now: then the identity was made anew.
+	FormerPrincipalID string `json:"formerPrincipalId,omitempty"`
+}
 
 // CreateVolume asks for a new, empty volume.
 type CreateVolume struct {
