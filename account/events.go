@@ -3,32 +3,47 @@ package account
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"sync"
 	"time"
 )
 
+// eventsFile is the audit log, a line per event.
+const eventsFile = "events.jsonl"
+
 // Event is one line of an account's audit log.
 type Event struct {
-	Seq     uint64            `json:"seq"` // 1, 2, 3, …
-	Time    time.Time         `json:"time"`
-	Kind    string            `json:"kind"` // account-created, volume-mounted, state-changed, …
-	Account string            `json:"account"`
-	Volume  string            `json:"volume,omitempty"`
-	From    string            `json:"from,omitempty"`   // state-changed: the states
-	To      string            `json:"to,omitempty"`     //
-	Reason  string            `json:"reason,omitempty"` // one word or sentence
-	Detail  map[string]string `json:"detail,omitempty"` // never a secret
+	Seq      uint64    `json:"seq"` // 1, 2, 3, …
+	Time     time.Time `json:"time"`
+	Severity Severity  `json:"severity,omitempty"` // "" = of a log older than severities
+	Kind     string    `json:"kind"`               // one of the Audit constants
+	Account  string    `json:"account"`
+	Volume   string    `json:"volume,omitempty"`
+	From     string    `json:"from,omitempty"` // state-changed: the states
+	To       string    `json:"to,omitempty"`   //
+	KeyParams
+	Reason string            `json:"reason,omitempty"` // one word or sentence
+	Detail map[string]string `json:"detail,omitempty"` // never a secret
 	// Prev is the SHA-256 of the line before, without its newline, in hex:
 	// a line that is changed, removed or inserted later breaks the chain.
 	Prev string `json:"prev"`
+}
+
+// KeyParams is which key an event is about and who asked for it, as far as that
+// is known.
+type KeyParams struct {
+	KeyID       string `json:"keyId,omitempty"` // with its version
+	VaultHost   string `json:"vaultHost,omitempty"`
+	PrincipalID string `json:"principalId,omitempty"`
+	ClientID    string `json:"clientId,omitempty"`
+	TenantID    string `json:"tenantId,omitempty"`
 }
 
 // firstPrev is Prev of the first line.
@@ -53,9 +68,12 @@ type EventLog struct {
 	mu      struct {
 		sync.Mutex
 		f    *os.File
-		end  int64 // where the next line begins; bytes after it are of a failed append
+		head *os.File // see logHead
+		end  int64    // where the next line begins; bytes after it are of a failed append
 		seq  uint64
 		prev string
+		said said
+		lost uint64 // the last line there should be, if it is missing; 0 = none is
 	}
 }
 
@@ -64,60 +82,107 @@ type EventLog struct {
 // reason to refuse service: the log goes on from the last line, and Events
 // keeps reporting where it is broken.
 func (d *Dir) OpenEvents(account string) (*EventLog, error) {
-	path := d.accountFile(account, "events.jsonl")
+	path := d.accountFile(account, eventsFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	l := &EventLog{account: account}
-	l.mu.f, l.mu.prev = f, firstPrev
-	if err := l.recover(); err != nil {
+	head, err := os.OpenFile(d.accountFile(account, headFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
 		f.Close()
+		return nil, err
+	}
+	l := &EventLog{account: account}
+	l.mu.f, l.mu.head, l.mu.prev, l.mu.said = f, head, firstPrev, newSaid()
+	err = l.recover()
+	if err == nil {
+		err = syncDir(d.accountDir(account))
+	}
+	if err != nil {
+		l.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return l, syncDir(d.accountDir(account))
+	return l, nil
 }
 
-// recover finds the end of the log, before anybody else has l.
+// recover finds the end of the log, before anybody else has l. Lines that are
+// missing at its end leave a gap in its numbers.
 func (l *EventLog) recover() error {
-	b, err := io.ReadAll(l.mu.f)
-	if err != nil {
+	r := bufio.NewReader(l.mu.f)
+	for {
+		line, err := r.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		l.mu.end += int64(len(line))
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		l.mu.seq++
+		l.mu.prev = hashLine(line)
+		var e Event
+		if json.Unmarshal(line, &e) == nil {
+			l.mu.seq = max(l.mu.seq, e.Seq)
+			l.mu.said.take(e)
+		}
+	}
+	if err := l.mu.f.Truncate(l.mu.end); err != nil {
 		return err
 	}
-	whole := bytes.LastIndexByte(b, '\n') + 1
-	for line := range bytes.Lines(b[:whole]) {
-		l.mu.seq++
-		l.mu.prev = hashLine(bytes.TrimSuffix(line, []byte("\n")))
+	head, err := readHead(l.mu.head)
+	if err == nil && head.seq > l.mu.seq {
+		l.mu.seq, l.mu.lost = head.seq, head.seq
 	}
-	l.mu.end = int64(whole)
-	return l.mu.f.Truncate(l.mu.end)
+	return err
 }
 
-// Append adds an event durably; it fills in Seq, Account, Prev and, if it is
-// zero, Time.
-func (l *EventLog) Append(e Event) error {
+// Append adds events durably; it fills in Seq, Account, Prev and, if they are
+// zero, Time and Severity. Either all of them are in the log or none.
+func (l *EventLog) Append(events ...Event) error {
+	if len(events) == 0 {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e.Seq, e.Account, e.Prev = l.mu.seq+1, l.account, l.mu.prev
-	if e.Time.IsZero() {
-		e.Time = time.Now()
+	fail := func(err error) error {
+		return fmt.Errorf("append to the audit log of account %s: %w", l.account, err)
 	}
-	e.Time = e.Time.UTC().Truncate(time.Millisecond)
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
+	var lines []byte
+	seq, prev := l.mu.seq, l.mu.prev
+	for i := range events {
+		e := &events[i]
+		seq++
+		e.Seq, e.Account, e.Prev = seq, l.account, prev
+		if e.Time.IsZero() {
+			e.Time = time.Now()
+		}
+		e.Time = e.Time.UTC().Truncate(time.Millisecond)
+		e.Severity = cmp.Or(e.Severity, severityOf(e.Kind))
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fail(err)
+		}
+		prev = hashLine(line)
+		lines = append(append(lines, line...), '\n')
 	}
 	// A crash here leaves a torn last line, which recover cuts off; a failure
-	// leaves one that the next append overwrites.
-	line = append(line, '\n')
-	if _, err := l.mu.f.WriteAt(line, l.mu.end); err != nil {
-		return fmt.Errorf("append to the audit log of account %s: %w", l.account, err)
+	// leaves lines that the next append overwrites, or else are cut off now.
+	_, err := l.mu.f.WriteAt(lines, l.mu.end)
+	if err == nil {
+		err = l.mu.f.Sync()
 	}
-	if err := l.mu.f.Sync(); err != nil {
-		return fmt.Errorf("append to the audit log of account %s: %w", l.account, err)
+	if err != nil {
+		_ = l.mu.f.Truncate(l.mu.end) // best effort: nobody has been told that they are there
+		return fail(err)
 	}
-	l.mu.end += int64(len(line))
-	l.mu.seq, l.mu.prev = e.Seq, hashLine(line[:len(line)-1])
+	l.mu.end += int64(len(lines))
+	l.mu.seq, l.mu.prev = seq, prev
+	for _, e := range events {
+		l.mu.said.take(e)
+	}
+	// The log is what counts: one whose head lags is only less well guarded.
+	_ = writeHead(l.mu.head, logHead{seq, prev})
 	return nil
 }
 
@@ -125,53 +190,10 @@ func (l *EventLog) Append(e Event) error {
 func (l *EventLog) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.f.Close()
+	return errors.Join(l.mu.f.Close(), l.mu.head.Close())
 }
 
 func hashLine(line []byte) string {
 	h := sha256.Sum256(line)
 	return hex.EncodeToString(h[:])
-}
-
-// Events calls fn with every event after the given number, oldest first, until
-// fn fails. It verifies the chain from the first line on and returns a
-// *ChainError if it is broken; the events before that were reported.
-func (d *Dir) Events(account string, after uint64, fn func(Event) error) error {
-	if _, err := d.Account(account); err != nil {
-		return err
-	}
-	f, err := os.Open(d.accountFile(account, "events.jsonl"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	r := bufio.NewReader(f)
-	prev := firstPrev
-	for n := 1; ; n++ {
-		line, err := r.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return nil // a line without its newline is still being written
-		}
-		if err != nil {
-			return err
-		}
-		line = bytes.TrimSuffix(line, []byte("\n"))
-		var e Event
-		if err := json.Unmarshal(line, &e); err != nil {
-			return &ChainError{Line: n, Err: err}
-		}
-		if e.Prev != prev {
-			return &ChainError{Line: n, Err: errors.New("it does not continue the line before")}
-		}
-		prev = hashLine(line)
-		if e.Seq <= after {
-			continue
-		}
-		if err := fn(e); err != nil {
-			return err
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cmkfs/account"
@@ -74,11 +75,14 @@ func TestDir_Events_ChangedLogIsReported(t *testing.T) {
 	}
 	lines := bytes.SplitAfter(whole, []byte("\n"))
 	for name, changed := range map[string][]byte{
-		"edited":   bytes.Replace(whole, []byte("one"), []byte("eno"), 1),
-		"removed":  bytes.Join([][]byte{lines[0], lines[2]}, nil),
-		"swapped":  bytes.Join([][]byte{lines[1], lines[0], lines[2]}, nil),
-		"beheaded": bytes.Join(lines[1:], nil),
-		"garbage":  append([]byte("?\n"), whole...),
+		"edited":                bytes.Replace(whole, []byte("one"), []byte("eno"), 1),
+		"removed":               bytes.Join([][]byte{lines[0], lines[2]}, nil),
+		"swapped":               bytes.Join([][]byte{lines[1], lines[0], lines[2]}, nil),
+		"beheaded":              bytes.Join(lines[1:], nil),
+		"garbage":               append([]byte("?\n"), whole...),
+		"its last line edited":  bytes.Replace(whole, []byte("three"), []byte("eerht"), 1),
+		"its last line removed": bytes.Join(lines[:2], nil),
+		"emptied":               nil,
 	} {
 		if err := os.WriteFile(path, changed, 0o600); err != nil {
 			t.Fatal(err)
@@ -86,6 +90,99 @@ func TestDir_Events_ChangedLogIsReported(t *testing.T) {
 		var c *account.ChainError
 		if _, err := readEvents(d, 0); !errors.As(err, &c) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	var c *account.ChainError
+	if _, err := readEvents(d, 0); !errors.As(err, &c) {
+		t.Errorf("removed altogether: %v", err)
+	}
+}
+
+// TestEventReader_Read_FollowsTheWriter reads while lines come one byte at a
+// time, and over a torn line that the next daemon cuts off.
+func TestEventReader_Read_FollowsTheWriter(t *testing.T) {
+	d, path := eventDir(t)
+	r, err := d.ReadEvents("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var got []string
+	read := func() {
+		t.Helper()
+		if err := r.Read(func(e account.Event) error { got = append(got, e.Kind); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read() // there is none yet
+	appendEvents(t, d, "one", "two")
+	read()
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"seq":3,"kind":"torn`); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	read()
+	appendEvents(t, d, "three")
+	read()
+	if strings.Join(got, " ") != "one two three" {
+		t.Error(got)
+	}
+}
+
+// TestEventLog_Append_AllOrNothing: several events are one write.
+func TestEventLog_Append_AllOrNothing(t *testing.T) {
+	d, path := eventDir(t)
+	l, err := d.OpenEvents("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(account.Event{Kind: "one"}, account.Event{Kind: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := l.Append(account.Event{Kind: "three"}, account.Event{Kind: "four"}); err == nil {
+		t.Error("appended to a closed log")
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%v: %s", err, after)
+	}
+	if got, err := readEvents(d, 0); err != nil || len(got) != 2 {
+		t.Errorf("%v %v", got, err)
+	}
+}
+
+// TestEventLog_HeadMayLag: the head of an older moment is no complaint, and a
+// damaged one neither.
+func TestEventLog_HeadMayLag(t *testing.T) {
+	d, path := eventDir(t)
+	head := filepath.Join(filepath.Dir(path), "events.head")
+	appendEvents(t, d, "one", "two")
+	old, err := os.ReadFile(head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendEvents(t, d, "three")
+	for name, b := range map[string][]byte{"older": old, "empty": nil, "zeros": make([]byte, 1024), "garbage": []byte("?\n"), "half": old[:len(old)/2]} {
+		if err := os.WriteFile(head, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readEvents(d, 0); err != nil || len(got) != 3 {
+			t.Errorf("%s: %v %v", name, got, err)
 		}
 	}
 }

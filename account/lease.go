@@ -2,7 +2,6 @@ package account
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"cmkfs/hsm"
@@ -64,15 +63,18 @@ type LeaseEvent struct {
 	Text       string        // one sentence: the reason
 	Asked      time.Time     // check results: when the check began
 	RetryAfter time.Duration // throttled: 0 = not said
+	// KeyExpires and CredentialExpires, of a check that succeeded: zero = never.
+	KeyExpires, CredentialExpires time.Time
 }
 
 // checkEvent turns the answer of a check that began at asked into an event.
 func checkEvent(info hsm.Info, err error, asked, now time.Time) LeaseEvent {
 	if err == nil {
-		if !info.Expires.IsZero() && info.Expires.Before(now) {
-			return LeaseEvent{Kind: EventExpired, Asked: asked, Text: fmt.Sprintf("the key has expired at %s; data stays available, but renew the key", info.Expires.UTC().Format(time.RFC3339))}
+		e := LeaseEvent{Kind: EventOK, Asked: asked, Text: expiryWarning(info, now), KeyExpires: info.Expires, CredentialExpires: info.CredentialExpires}
+		if days, due := stage(info.Expires, now); due && days == 0 {
+			e.Kind = EventExpired
 		}
-		return LeaseEvent{Kind: EventOK, Asked: asked}
+		return e
 	}
 	e := LeaseEvent{Kind: EventKind(hsm.KindOf(err)), Asked: asked, Text: err.Error()}
 	var keyErr *hsm.Error
@@ -100,15 +102,19 @@ type Lease struct {
 	Resume bool `json:"resume,omitempty"`
 	// RestoreAsked and LockAsked: what an operator asked for while workers
 	// still drain, to be done after that. At most one is set.
-	RestoreAsked bool      `json:"restoreAsked,omitempty"`
-	LockAsked    bool      `json:"lockAsked,omitempty"`
-	Opening      bool      `json:"opening,omitempty"` // restoring only: the key has said yes, workers start
-	KeyGood      bool      `json:"keyGood,omitempty"` // the last check succeeded
-	Denials      int       `json:"denials,omitempty"` // since the last success
-	Warning      string    `json:"warning,omitempty"` // about a key that still decrypts
-	LastCheck    time.Time `json:"lastCheck,omitzero"`
-	LastSuccess  time.Time `json:"lastSuccess,omitzero"` // when the last successful check began
-	Expires      time.Time `json:"expires,omitzero"`     // the deadline; meaningful while Open
+	RestoreAsked bool   `json:"restoreAsked,omitempty"`
+	LockAsked    bool   `json:"lockAsked,omitempty"`
+	Opening      bool   `json:"opening,omitempty"` // restoring only: the key has said yes, workers start
+	KeyGood      bool   `json:"keyGood,omitempty"` // the last check succeeded
+	Denials      int    `json:"denials,omitempty"` // since the last success
+	Warning      string `json:"warning,omitempty"` // about a key that still decrypts
+	// KeyExpires and CredentialExpires are when the key and the credential that
+	// asks for it expire, as of the last success; zero = never, or not known.
+	KeyExpires        time.Time `json:"keyExpires,omitzero"`
+	CredentialExpires time.Time `json:"credentialExpires,omitzero"`
+	LastCheck         time.Time `json:"lastCheck,omitzero"`
+	LastSuccess       time.Time `json:"lastSuccess,omitzero"` // when the last successful check began
+	Expires           time.Time `json:"expires,omitzero"`     // the deadline; meaningful while Open
 	// NextCheck is when to ask the key again; zero while it is being asked.
 	NextCheck time.Time `json:"nextCheck,omitzero"`
 }

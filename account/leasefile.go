@@ -30,21 +30,3 @@ func (d *Dir) SaveLease(account string, l Lease) error {
 	l.Version = FormatVersion
 	return writeJSON(d.accountFile(account, "lease.json"), l)
 }
-
-// TransitionEvent is what the audit log says about a change of the lease.
-func TransitionEvent(from, to Lease, cause LeaseEvent) Event {
-	e := Event{Kind: "state-changed", From: string(from.State), To: string(to.State), Reason: cause.Text, Detail: map[string]string{"cause": string(cause.Kind)}}
-	if from.State == to.State {
-		e.Kind = "lease-changed"
-	}
-	if e.Reason == "" {
-		e.Reason = to.Reason
-	}
-	if cause.Code != "" {
-		e.Detail["code"] = cause.Code
-	}
-	if to.Warning != "" {
-		e.Detail["warning"] = to.Warning
-	}
-	return e
-}

@@ -234,7 +234,8 @@ func (r *Runner) apply(ctx context.Context, p posted) {
 	r.mu.Unlock()
 	// What is stored is never more permissive than what happens: a suspending
 	// is recorded before it begins, an opening before the first worker starts.
-	if from.State != to.State || from.Operator != to.Operator || from.Warning != to.Warning {
+	if from.State != to.State || from.Operator != to.Operator || from.Warning != to.Warning ||
+		!from.KeyExpires.Equal(to.KeyExpires) || !from.CredentialExpires.Equal(to.CredentialExpires) {
 		r.actions.Record(from, to, p.ev)
 	}
 	r.mu.Lock()
@@ -297,6 +298,11 @@ func (r *Runner) work(f func()) {
 func (r *Runner) check(ctx context.Context) {
 	asked := r.now()
 	info, err := r.actions.Check(ctx)
+	if err == nil && info.KeyID == "" {
+		// The key decrypted, but its attributes were not told this time.
+		last := r.Lease()
+		info.Expires, info.CredentialExpires = last.KeyExpires, last.CredentialExpires
+	}
 	r.send(ctx, posted{ev: checkEvent(info, err, asked, time.Now()), err: err})
 }
 

@@ -81,6 +81,7 @@ func (s *step) replan() {
 func (s *step) noteSuccess() {
 	s.LastCheck, s.LastSuccess = s.now, s.ev.Asked
 	s.KeyGood, s.Denials, s.Warning = true, 0, s.ev.Text
+	s.KeyExpires, s.CredentialExpires = s.ev.KeyExpires, s.ev.CredentialExpires
 	s.NextCheck = s.now.Add(time.Duration(s.policy.CheckInterval))
 }
 

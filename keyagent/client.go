@@ -46,6 +46,12 @@ type VEK struct {
 // answer before Config.Timeout or the context's deadline, whichever is first,
 // kills the agent and fails as unreachable; the next call starts another.
 type Client struct {
+	*pool
+	observe func(Call) // nil = nobody is told
+}
+
+// pool is the one agent that a client and those derived from it share.
+type pool struct {
 	cfg Config
 	mu  struct {
 		sync.Mutex
@@ -71,12 +77,16 @@ func New(cfg Config) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &Client{cfg: cfg, retireAfter: retireAfter}
+	return &Client{pool: &pool{cfg: cfg, retireAfter: retireAfter}}
 }
 
 // Another returns a client of the same configuration with an agent of its own,
-// which has seen no key and got no token yet.
-func (c *Client) Another() *Client { return New(c.cfg) }
+// which has seen no key and got no token yet. Whoever observes c observes it.
+func (c *Client) Another() *Client { return &Client{pool: New(c.cfg).pool, observe: c.observe} }
+
+// Observed returns a client of the same agent that reports each of its calls to
+// f when it has ended, before its caller goes on.
+func (c *Client) Observed(f func(Call)) *Client { return &Client{pool: c.pool, observe: f} }
 
 // Close ends the agent and waits for its end. Calls under way fail.
 func (c *Client) Close() error {
@@ -177,11 +187,21 @@ func unreachable(op, reason, message string, err error) error {
 	return &hsm.Error{Op: op, Kind: hsm.KindUnreachable, Reason: reason, Message: message, Err: err}
 }
 
-// call sends one request and waits for its answer. If this client killed the
+// call makes one call and reports it to the observer.
+func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, error) {
+	began := time.Now()
+	r, err := c.ask(ctx, req, file)
+	if c.observe != nil {
+		c.observe(Call{Op: req.Op, Key: req.Key, Operations: r.Operations, Err: err, Took: time.Since(began)})
+	}
+	return r, err
+}
+
+// ask sends one request and waits for its answer. If this client killed the
 // agent because of *another* call's deadline, or because it did not even read
 // this request, the fresh one is asked; an agent that died by itself may have died of this request,
 // so it is not.
-func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, error) {
+func (c *Client) ask(ctx context.Context, req request, file *os.File) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	req.StateDir = c.cfg.StateDir

@@ -19,8 +19,9 @@ import (
 // perform runs one request. Keys live in its frames only and are overwritten
 // before it returns.
 func perform(ctx context.Context, req request, to int) reply {
+	ctx, t := withTrace(ctx)
 	r, err := dispatch(ctx, req, to)
-	r.ID, r.Error = req.ID, toWire(req.Op, err)
+	r.ID, r.Error, r.Operations = req.ID, toWire(req.Op, err), t.operations
 	return r
 }
 
@@ -60,8 +61,18 @@ func misconfigured(op, reason, message string, err error) error {
 	return &hsm.Error{Op: op, Kind: hsm.KindMisconfigured, Reason: reason, Message: message, Err: err}
 }
 
-// open opens the key that the request names.
+// open opens the key that the request names. What is asked of it is noted.
 func open(ctx context.Context, req request) (hsm.Key, error) {
+	began := time.Now()
+	k, err := openKey(ctx, req)
+	if err != nil {
+		traceOf(ctx).note("open", "", began, err)
+		return nil, err
+	}
+	return newTraced(k, req.Key, traceOf(ctx)), nil
+}
+
+func openKey(ctx context.Context, req request) (hsm.Key, error) {
 	c := req.Key
 	switch {
 	case c.Source == hsm.SourcePlatform && c.Platform != nil:
@@ -74,8 +85,10 @@ func open(ctx context.Context, req request) (hsm.Key, error) {
 	return nil, misconfigured(req.Op, "KeySource", fmt.Sprintf("The key source %q is unknown or has no configuration", c.Source), nil)
 }
 
-func listKeys(ctx context.Context, req request) ([]hsm.Info, error) {
+func listKeys(ctx context.Context, req request) (keys []hsm.Info, err error) {
 	c := req.Key
+	began := time.Now()
+	defer func() { traceOf(ctx).note("list", "", began, err) }()
 	switch {
 	case c.Source == hsm.SourceKeyVault && c.Azure != nil:
 		return azure.List(ctx, *c.Azure)

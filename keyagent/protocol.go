@@ -56,6 +56,9 @@ type reply struct {
 	AEK   *AEK       `json:"aek,omitempty"`
 	VEK   *VEK       `json:"vek,omitempty"`
 	Keys  []hsm.Info `json:"keys,omitempty"`
+
+	// Operations is what was asked of keys, in order, also if it failed.
+	Operations []hsm.Operation `json:"operations,omitempty"`
 }
 
 // wireError is an *hsm.Error as it crosses the socket; the cause becomes text.

@@ -9,14 +9,15 @@ import (
 	"sync"
 
 	"cmkfs/account"
+	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
 )
 
 // acct is one account of a running daemon.
 type acct struct {
-	s      *Supervisor
-	name   string
-	events *account.EventLog
+	s     *Supervisor
+	name  string
+	audit *account.Audit
 
 	// changes is held for writing while the account's record is being changed,
 	// for reading while a volume is made under one of its keys.
@@ -48,11 +49,11 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, err := s.dir.OpenEvents(name)
+	audit, err := s.dir.OpenAudit(name, s.log)
 	if err != nil {
 		return nil, err
 	}
-	a := &acct{s: s, name: name, events: events}
+	a := &acct{s: s, name: name, audit: audit}
 	a.mu.record = record
 	a.mu.opening = map[*opening]bool{}
 	s.mu.Lock()
@@ -115,14 +116,6 @@ func (a *acct) save(r *account.Account) error {
 	return nil
 }
 
-// event writes to the account's audit log. A full disk must not keep volumes
-// from being suspended, so that a failure is only logged.
-func (a *acct) event(e account.Event) {
-	if err := a.events.Append(e); err != nil {
-		a.s.log.Error("the audit log cannot be written", "account", a.name, "event", e.Kind, "err", err)
-	}
-}
-
 // createAccount makes an account with a platform-managed key.
 func (s *Supervisor) createAccount(ctx context.Context, r api.CreateAccount) (*account.Account, error) {
 	s.creating.Lock() // two with one name, two that make the platform key
@@ -137,7 +130,9 @@ func (s *Supervisor) createAccount(ctx context.Context, r api.CreateAccount) (*a
 	if err != nil {
 		return nil, err
 	}
-	record, err := account.New(ctx, r.Name, r.Location, r.Tags, key, keys{s.agent})
+	var calls []keyagent.Call // there is no log yet to write them to
+	agent := s.agent.Observed(func(c keyagent.Call) { calls = append(calls, c) })
+	record, err := account.New(ctx, r.Name, r.Location, r.Tags, key, keys{agent})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +143,10 @@ func (s *Supervisor) createAccount(ctx context.Context, r api.CreateAccount) (*a
 	if err != nil {
 		return nil, err
 	}
-	a.event(account.Event{Kind: "account-created"})
+	a.event(account.Event{Kind: account.AuditAccountCreated})
+	for _, c := range calls {
+		a.keyCall(c, "")
+	}
 	return record, nil
 }
 
@@ -175,7 +173,7 @@ func (a *acct) update(ctx context.Context, change account.Change) (*account.Acco
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	old := a.record()
-	record, err := old.Changed(ctx, change, a.used, keys{a.s.agent})
+	record, err := old.Changed(ctx, change, a.used, keys{a.agent("")})
 	if err != nil {
 		return nil, err
 	}
@@ -183,11 +181,11 @@ func (a *acct) update(ctx context.Context, change account.Change) (*account.Acco
 		return nil, err
 	}
 	current := record.Current()
-	detail := map[string]string{"keySource": current.Source, "keyId": current.Wrapped.KeyID}
+	detail := map[string]string{"keySource": current.Source}
 	if record.Identity != old.Identity {
 		detail["identityType"], detail["principalId"], detail["formerPrincipalId"] = record.Identity.Type, record.Identity.PrincipalID, old.Identity.PrincipalID
 	}
-	a.event(account.Event{Kind: "account-updated", Detail: detail})
+	a.keyEvent(account.Event{Kind: account.AuditAccountUpdated, Detail: detail})
 	if current.ID != old.Current().ID {
 		a.startRunner(account.Lease{}) // another key, another lease
 	} else if run := a.runner(); run != nil {
@@ -221,7 +219,7 @@ func (a *acct) close() {
 	if stop != nil {
 		stop()
 	}
-	if err := a.events.Close(); err != nil {
+	if err := a.audit.Close(); err != nil {
 		a.s.log.Error("close the audit log", "account", a.name, "err", err)
 	}
 }

@@ -56,7 +56,7 @@ func (a *acct) createVolume(ctx context.Context, r api.CreateVolume) error {
 	}); err != nil {
 		return err
 	}
-	a.event(account.Event{Kind: "volume-created", Volume: r.Name, Detail: map[string]string{"keySource": source}})
+	a.event(account.Event{Kind: account.AuditVolumeCreated, Volume: r.Name, Detail: map[string]string{"keySource": source}})
 	return nil
 }
 
@@ -76,11 +76,11 @@ func (a *acct) format(ctx context.Context, dir string, k volumeKey, aek *account
 	defer cancel()
 	var id [16]byte
 	rand.Read(id[:])
-	vek, err := a.s.agent.NewVEK(ctx, aek.Key, aek.ID, stored(aek), id)
+	vek, err := a.agent(k.name).NewVEK(ctx, aek.Key, aek.ID, stored(aek), id)
 	if err != nil {
 		return err
 	}
-	w, err := a.s.spawner.start(ctx, worker.Start{
+	w, err := a.spawner(k.name).start(ctx, worker.Start{
 		Mode: worker.ModeFormat, Dir: dir, Label: k.String(),
 		Format: &worker.Format{Sealed: worker.Sealed{
 			VolumeID: id, AEKID: aek.ID, VEK: vek.Sealed, Commitment: vek.Commitment, Quota: quota,

@@ -51,8 +51,13 @@ func (a *acct) startRunner(stored account.Lease) {
 
 // Check implements account.Actions.
 func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
-	k := l.record().Current()
-	return l.s.agent.Check(ctx, k.Key, k.ID, stored(k))
+	record := l.record()
+	k := record.Current()
+	info, err := l.agent("").Check(ctx, k.Key, k.ID, stored(k))
+	if ctx.Err() == nil { // what was given up says nothing about the key
+		l.audit.Checked(info, err, record.KeyParams())
+	}
+	return info, err
 }
 
 // Suspend implements account.Actions.
@@ -97,8 +102,7 @@ func (l leaseActions) Record(from, to account.Lease, cause account.LeaseEvent) {
 	if err := l.s.dir.SaveLease(l.name, to); err != nil {
 		l.s.log.Error("the lease cannot be stored", "account", l.name, "err", err)
 	}
-	l.s.log.Info("account", "account", l.name, "from", from.State, "to", to.State, "cause", cause.Kind, "reason", to.Reason)
-	l.event(account.TransitionEvent(from, to, cause))
+	l.audit.Lease(from, to, cause, l.record().KeyParams())
 }
 
 // leased says whether the account's lease rests on this key. "" is a key that

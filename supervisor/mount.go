@@ -83,7 +83,7 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 		// Only the clearing up after a crash needs it.
 		a.s.log.Warn("the mount point cannot be noted", "vol", k.String(), "err", err)
 	}
-	a.event(account.Event{Kind: "volume-mounted", Volume: name, Detail: map[string]string{"mountPoint": config.Mountpoint}})
+	a.event(account.Event{Kind: account.AuditVolumeMounted, Volume: name, Detail: map[string]string{"mountPoint": config.Mountpoint}})
 	a.s.mu.Lock()
 	a.s.mu.mounted[k] = m
 	a.s.mu.Unlock()
@@ -121,7 +121,7 @@ func (a *acct) openFirst(ctx context.Context, k volumeKey, record *account.Volum
 
 // openWorker starts a worker and waits until it has opened the volume.
 func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, error) {
-	w, err := a.s.spawner.start(ctx, worker.Start{
+	w, err := a.spawner(k.name).start(ctx, worker.Start{
 		Mode: worker.ModeServe, Dir: a.s.dir.VolumeDir(k.account, k.name), Label: k.String(),
 		Lease: &worker.Lease{Deadline: worker.In(openTimeout)}, // the real one follows with the key known
 	}, func(id string) (*account.AEKRecord, error) {

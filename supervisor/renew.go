@@ -12,7 +12,7 @@ import (
 func (a *acct) renewCredentials(ctx context.Context) (api.RenewedCredentials, error) {
 	a.changes.Lock()
 	defer a.changes.Unlock()
-	agent := a.s.agent.Another()
+	agent := a.agent("").Another()
 	defer agent.Close()
 	old := a.record()
 	record, err := old.Renewed(ctx, keys{agent})
@@ -20,7 +20,7 @@ func (a *acct) renewCredentials(ctx context.Context) (api.RenewedCredentials, er
 		err = a.save(record)
 	}
 	if err != nil {
-		a.event(account.Event{Kind: "credentials-not-renewed", Reason: err.Error()})
+		a.keyEvent(account.Event{Kind: account.AuditCredentialsNotRenewed, Reason: err.Error()})
 		return api.RenewedCredentials{}, err
 	}
 	renewed := api.RenewedCredentials{Account: *record}
@@ -33,6 +33,6 @@ func (a *acct) renewCredentials(ctx context.Context) (api.RenewedCredentials, er
 		renewed.FormerPrincipalID = before.PrincipalID
 		detail["formerPrincipalId"] = before.PrincipalID
 	}
-	a.event(account.Event{Kind: "credentials-renewed", Detail: detail})
+	a.keyEvent(account.Event{Kind: account.AuditCredentialsRenewed, Detail: detail})
 	return renewed, nil
 }

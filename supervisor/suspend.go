@@ -64,7 +64,7 @@ func (m *mounted) finishSuspend(did *worker.Suspended) {
 		m.answerer.Hold()
 	}
 	m.enter(phaseSuspended, m.reason())
-	m.event(account.Event{Kind: "volume-suspended", Reason: m.reason(), Detail: suspendedDetail(did)})
+	m.event(account.Event{Kind: account.AuditVolOffline, Reason: m.reason(), Detail: suspendedDetail(did)})
 	m.settle(nil)
 }
 

@@ -77,7 +77,7 @@ func (m *mounted) workerDied() {
 		// Its lease ran out and it suspended by itself. If that is so the next
 		// start says it, too; if this process was only late, it goes on.
 		m.log.Warn("the worker's lease ran out before it was renewed", "pid", w.pid)
-		m.event(account.Event{Kind: "lease-missed"})
+		m.event(account.Event{Kind: account.AuditLeaseMissed})
 		m.startWorker(false)
 	default:
 		m.log.Warn("the worker ended; starting another", "pid", w.pid, "err", w.failure())
@@ -89,7 +89,7 @@ func (m *mounted) workerDied() {
 			return
 		}
 		m.killed = 0
-		m.event(account.Event{Kind: "worker-restarted", Reason: w.failure().Error()})
+		m.event(account.Event{Kind: account.AuditWorkerRestarted, Reason: w.failure().Error()})
 		m.startWorker(false)
 	}
 }
@@ -151,7 +151,7 @@ func (m *mounted) attemptEnded(r opened) {
 func (m *mounted) handOver(w *workerProcess) {
 	var late [][]byte
 	if m.answerer != nil {
-		defer m.event(account.Event{Kind: "volume-restored"})
+		defer m.event(account.Event{Kind: account.AuditVolOnline})
 		// A worker that is gone again is noticed by the loop.
 		m.answerer.Forward = func(request []byte) { _ = w.conn.SendForward(request) }
 		late = m.answerer.Stop()
@@ -196,7 +196,7 @@ func (m *mounted) startFailed(err error) {
 		return
 	}
 	if m.answerer == nil {
-		m.event(account.Event{Kind: "volume-refusing", Reason: err.Error()})
+		m.event(account.Event{Kind: account.AuditVolumeRefusing, Reason: err.Error()})
 	}
 	m.enter(phaseBackoff, err.Error())
 	m.errno = m.errnoFor(err)
@@ -249,7 +249,7 @@ func isSuspended(err error) bool {
 func (m *mounted) lostPatience() {
 	const reason = "no volume worker could be started in time"
 	m.setReason(reason)
-	m.event(account.Event{Kind: "volume-refusing", Reason: reason})
+	m.event(account.Event{Kind: account.AuditVolumeRefusing, Reason: reason})
 	m.refuse()
 }
 

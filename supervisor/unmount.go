@@ -87,7 +87,7 @@ func (m *mounted) unmountEnded(err error) {
 		m.mu.Lock()
 		m.mu.detached = true
 		m.mu.Unlock()
-		m.event(account.Event{Kind: "volume-detached", Detail: map[string]string{"mountPoint": m.mountPoint}})
+		m.event(account.Event{Kind: account.AuditVolumeDetached, Detail: map[string]string{"mountPoint": m.mountPoint}})
 		c.done <- nil // the worker, or the answerer, sees the last close
 	default:
 		m.waiters = append(m.waiters, c.done)
@@ -150,7 +150,7 @@ func (m *mounted) finishClose(w *workerProcess) {
 	if err := m.device.Close(); err != nil {
 		m.closeErr = fmt.Errorf("close the mount of %s: %w", m.name, err)
 	}
-	m.event(account.Event{Kind: "volume-unmounted", Detail: map[string]string{"mountPoint": m.mountPoint}})
+	m.event(account.Event{Kind: account.AuditVolumeUnmounted, Detail: map[string]string{"mountPoint": m.mountPoint}})
 	m.enter(phaseGone, "")
 }
 

@@ -148,7 +148,7 @@ func (a *acct) deleteVolume(name string) error {
 	if err := a.s.dir.DeleteVolume(a.name, name); err != nil {
 		return err
 	}
-	a.event(account.Event{Kind: "volume-deleted", Volume: name})
+	a.event(account.Event{Kind: account.AuditVolumeDeleted, Volume: name})
 	return nil
 }
 

@@ -1,0 +1,119 @@
+package account
+
+import (
+	"cmp"
+	"strconv"
+	"time"
+
+	"cmkfs/hsm"
+)
+
+// KeyCall is one call of the key agent that has ended.
+type KeyCall struct {
+	Purpose    string // what the key was needed for: check, release, new-vek, …
+	Volume     string // for which, if for one
+	Params     KeyParams
+	Operations []hsm.Operation
+}
+
+// PurposeCheck is the purpose of the periodic check.
+const PurposeCheck = "check"
+
+// Operations notes what was asked of the key. A check a minute is half a
+// million lines a year, so equal answers to it share lines: the first gets its
+// own, and after that there is one an hour with their number. Failures are
+// written one by one, unless they go on for very long.
+func (a *Audit) Operations(c KeyCall) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var events []Event
+	for _, o := range c.Operations {
+		e := operationEvent(c, o)
+		if c.Purpose != PurposeCheck {
+			events = append(events, e)
+			continue
+		}
+		r := a.checks[o.Op]
+		if r == nil || !r.equal(e) {
+			events = append(events, r.flush(a.now())...)
+			r = &run{}
+			a.checks[o.Op] = r
+		}
+		events = append(events, r.add(e, o.Took, a.now())...)
+	}
+	a.write(events...)
+}
+
+// operationEvent is one operation as an event.
+func operationEvent(c KeyCall, o hsm.Operation) Event {
+	e := Event{Kind: AuditKeyOperation, Volume: c.Volume, KeyParams: c.Params, Reason: o.Message, Detail: map[string]string{
+		"operation": o.Op, "purpose": c.Purpose, "result": cmp.Or(string(o.Kind), "ok"), "ms": millis(o.Took),
+	}}
+	e.KeyID = cmp.Or(o.KeyID, e.KeyID)
+	e.PrincipalID = cmp.Or(o.PrincipalID, e.PrincipalID)
+	e.ClientID = cmp.Or(o.ClientID, e.ClientID)
+	e.TenantID = cmp.Or(o.TenantID, e.TenantID)
+	if o.Reason != "" {
+		e.Detail["code"] = o.Reason
+	}
+	if o.Kind != "" {
+		e.Severity = SeverityError
+	}
+	return e
+}
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+const (
+	runInterval = time.Hour // between two lines of a run
+	runSingles  = 100       // failures of a run that are written one by one
+)
+
+// run is a sequence of equal answers.
+type run struct {
+	last    Event // the newest
+	written time.Time
+	n       int // answers in all
+
+	// Those that no line stands for yet.
+	pending int
+	since   time.Time
+	slowest time.Duration
+}
+
+// equal says whether an answer continues the run.
+func (r *run) equal(e Event) bool {
+	return r.last.KeyParams == e.KeyParams && r.last.Detail["result"] == e.Detail["result"] && r.last.Detail["code"] == e.Detail["code"]
+}
+
+// add takes an answer and returns the line that is due, if one is.
+func (r *run) add(e Event, took time.Duration, now time.Time) []Event {
+	if r.pending == 0 {
+		r.since, r.slowest = now, 0
+	}
+	r.last = e
+	r.n++
+	r.pending++
+	r.slowest = max(r.slowest, took)
+	single := r.n == 1 || e.Severity == SeverityError && r.n <= runSingles
+	if !single && now.Sub(r.written) < runInterval {
+		return nil
+	}
+	return r.flush(now)
+}
+
+// flush returns the line for what is pending.
+func (r *run) flush(now time.Time) []Event {
+	if r == nil || r.pending == 0 {
+		return nil
+	}
+	e := r.last
+	if r.pending > 1 {
+		e.Detail["count"] = strconv.Itoa(r.pending)
+		e.Detail["since"] = r.since.UTC().Format(time.RFC3339)
+		e.Detail["slowestMs"] = millis(r.slowest)
+		delete(e.Detail, "ms")
+	}
+	r.pending, r.written = 0, now
+	return []Event{e}
+}
