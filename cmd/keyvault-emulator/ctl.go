@@ -39,6 +39,7 @@ type ctlCommand struct {
 	Identity identityCommand `cmd:"" help:"Add a user-assigned identity, or remove any."`
 	Clock    clockCommand    `cmd:"" help:"Advance the vaults' clock (-24h goes back) or reset it."`
 	Fault    faultCommand    `cmd:"" help:"Make requests fail: throttle, status, delay, reset, black-hole, refuse."`
+	Used     usedCommand     `cmd:"" help:"Show which permissions were asked for since the start, by vault and identity."`
 	Clear    clearCommand    `cmd:"" help:"End all faults."`
 }
 
@@ -135,6 +136,7 @@ type (
 		RetryAfter int           `help:"Seconds, for throttle and status."`
 		Delay      time.Duration `help:"Of the fault \"delay\"." default:"5s"`
 	}
+	usedCommand  struct{}
 	clearCommand struct{}
 )
 
@@ -256,6 +258,8 @@ func (f faultCommand) Run(c *ctlCommand) error {
 	}
 	return c.do(emulator.Command{Action: emulator.FaultAdd, Fault: fault})
 }
+
+func (usedCommand) Run(c *ctlCommand) error { return c.do(emulator.Command{Action: emulator.Used}) }
 
 func (clearCommand) Run(c *ctlCommand) error {
 	return c.do(emulator.Command{Action: emulator.FaultClear})

@@ -35,6 +35,47 @@ func (v *Vault) reachable(w http.ResponseWriter, c claims) bool {
 	return false
 }
 
+// needs is what an operation needs, as the vault's kind of permissions calls it.
+func (v *Vault) needs(op string) string {
+	if v.RBAC || v.Managed {
+		return actions[op]
+	}
+	return op
+}
+
+// uses are the permissions that identities tried to use, by vault and identity.
+type uses map[string]map[string]map[string]bool
+
+// note adds one, whether it was granted or not.
+func (u uses) note(v *Vault, who *Identity, op string) {
+	if u[v.Name] == nil {
+		u[v.Name] = map[string]map[string]bool{}
+	}
+	if u[v.Name][who.Name] == nil {
+		u[v.Name][who.Name] = map[string]bool{}
+	}
+	u[v.Name][who.Name][v.needs(op)] = true
+}
+
+// Used says which permissions were asked for since the start, granted or not:
+// by vault and identity, named as the vault's access policy or roles do.
+func (e *Emulator) Used() map[string]map[string][]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.uses.list()
+}
+
+func (u uses) list() map[string]map[string][]string {
+	all := map[string]map[string][]string{}
+	for vault, identities := range u {
+		all[vault] = map[string][]string{}
+		for who, permissions := range identities {
+			all[vault][who] = sorted(permissions)
+		}
+	}
+	return all
+}
+
 // permitted answers 403 if the identity may not do this.
 func (v *Vault) permitted(w http.ResponseWriter, who *Identity, op string, c claims) bool {
 	granted := v.Permissions[who.ObjectID]

@@ -63,6 +63,7 @@ const (
 	FaultAdd      = "fault-add" // Fault
 	FaultClear    = "fault-clear"
 	Show          = "show"
+	Used          = "used" // what Emulator.Used returns
 )
 
 // Do performs a command and returns what changed, or for Show everything but
@@ -70,6 +71,9 @@ const (
 func (e *Emulator) Do(c Command) (any, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if c.Action == Used {
+		return e.mu.uses.list(), nil
+	}
 	result, err := e.mu.state.do(c)
 	if err != nil {
 		return nil, err

@@ -39,6 +39,7 @@ type Emulator struct {
 		sync.Mutex
 		state    *state
 		requests map[string]int // operations served, by name; for tests
+		uses     uses
 	}
 }
 
@@ -60,7 +61,7 @@ func Start(cfg Config) (*Emulator, error) {
 		return nil, err
 	}
 	e := &Emulator{cfg: cfg, closing: make(chan struct{})}
-	e.mu.state, e.mu.requests = s, map[string]int{}
+	e.mu.state, e.mu.requests, e.mu.uses = s, map[string]int{}, uses{}
 	if e.vaults, err = listen(cfg.Listen, s.VaultAddr); err != nil {
 		return nil, err
 	}
@@ -236,6 +237,7 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "BadParameter", "", "api-version must be specified")
 		return
 	}
+	e.mu.uses.note(v, who, q.op)
 	if !v.reachable(w, c) || !v.permitted(w, who, q.op, c) {
 		return
 	}
