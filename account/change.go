@@ -162,7 +162,7 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		if a.Identity.Type == IdentityNone {
 			a.Identity.Type = IdentitySystemAssigned
 		}
-		azure := a.Identity.ask(*key.Azure)
+		azure := a.Identity.Ask(*key.Azure)
 		key.Azure = &azure
 	}
 	old := a.Current()
@@ -244,6 +244,14 @@ func perhapsSameKey(a, b hsm.Config) bool {
 		return a.Azure.VaultURI == b.Azure.VaultURI && a.Azure.KeyName == b.Azure.KeyName && a.Azure.KeyVersion == b.Azure.KeyVersion
 	}
 	return a.PKCS11 != nil && b.PKCS11 != nil
+}
+
+// Usable says whether a key with these attributes can become the account's key.
+func (a *Account) Usable(info hsm.Info, now time.Time) error {
+	if err := info.Usable(now); err != nil {
+		return err
+	}
+	return a.checkRegion(info)
 }
 
 // checkRegion refuses a vault that says it is in another region. One that does

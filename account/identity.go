@@ -57,8 +57,8 @@ func (i Identity) named() Identity {
 	return Identity{Type: i.Type, UserAssignedIdentity: i.UserAssignedIdentity, FederatedClientID: i.FederatedClientID}
 }
 
-// ask returns a vault's configuration with this identity in it.
-func (i Identity) ask(c hsm.AzureConfig) hsm.AzureConfig {
+// Ask returns a vault's configuration with this identity in it.
+func (i Identity) Ask(c hsm.AzureConfig) hsm.AzureConfig {
 	c.IdentityType, c.UserAssignedIdentity, c.FederatedClientID = i.Type, i.UserAssignedIdentity, i.FederatedClientID
 	return c
 }
@@ -79,7 +79,7 @@ func (a *Account) learn(ctx context.Context, agent KeyAgent) error {
 	if a.Identity.Type == IdentityNone {
 		return nil
 	}
-	azure := a.Identity.ask(hsm.AzureConfig{})
+	azure := a.Identity.Ask(hsm.AzureConfig{})
 	info, err := agent.Identify(ctx, hsm.Config{Source: hsm.SourceKeyVault, Azure: &azure}, a.Location)
 	if err != nil {
 		a.Identity.Problem = err.Error()
@@ -112,7 +112,7 @@ func (a *Account) reach(ctx context.Context, config hsm.AzureConfig, agent KeyAg
 		azure := config
 		azure.KeyName, azure.KeyVersion = k.Key.Azure.KeyName, k.Key.Azure.KeyVersion
 		if k.Key.Azure.VaultURI != config.VaultURI {
-			azure = a.Identity.ask(*k.Key.Azure) // another vault is reached otherwise
+			azure = a.Identity.Ask(*k.Key.Azure) // another vault is reached otherwise
 		}
 		k.Key.Azure = &azure
 		info, err := agent.Prove(ctx, *k)

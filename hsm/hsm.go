@@ -63,6 +63,12 @@ type Info struct {
 	// Voucher is the identity that vouches for who asked, of a federated
 	// client only.
 	Voucher Principal `json:"voucher,omitzero"`
+	// Operations are what the key itself permits (a vault's key_ops); empty if
+	// that is not told.
+	Operations []string `json:"operations,omitempty"`
+	// Problem is why the attributes of a listed key could not be read; they are
+	// empty then.
+	Problem string `json:"problem,omitempty"`
 	// Answer is how it was learned: status and request id, for errors.
 	Answer string `json:"-"`
 }

@@ -36,6 +36,8 @@ func (i Info) Usable(now time.Time) error {
 	}
 	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	switch {
+	case i.Problem != "":
+		return &Error{Op: "get", KeyID: i.KeyID, Kind: KindDenied, Condition: Unusable, Reason: "Unreadable", Message: i.Problem}
 	case i.Type != TypeRSA && i.Type != TypeRSAHSM:
 		return fail(KindMisconfigured, "NotRSA", KeyNotRSA, TokenKeyNotRSA, "", fmt.Sprintf("key type %q", i.Type))
 	case i.Bits < MinBits:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
 )
@@ -30,6 +31,10 @@ func (a *acct) createVolume(ctx context.Context, r api.CreateVolume) error {
 	a.changes.RLock()
 	defer a.changes.RUnlock()
 	source := r.KeySource
+	// Made again with another source, it would be asked to change it.
+	if there, err := a.s.dir.Volume(a.name, r.Name); err == nil && source != "" && source != there.KeySource {
+		return api.Refuse(api.CodeInvalid, hsm.SourceFixed)
+	}
 	if source == "" {
 		source = a.record().KeySource()
 	}

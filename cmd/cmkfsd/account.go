@@ -103,7 +103,14 @@ func (c *accountUpdateCmd) Run(s *session) error {
 	}
 	changed, err := client.UpdateAccount(s.ctx, name, change)
 	if err != nil {
-		return s.explainEnvironment(err, change.Key)
+		identity := a.Identity
+		if change.Identity != nil {
+			identity = *change.Identity
+		}
+		return s.explainEnvironment(err, change.Key, identity)
+	}
+	if k := changed.Current(); change.Key != nil && k.Key.Azure != nil && k.KeyInfo.Region == "" {
+		fmt.Fprintf(s.err, "cmkfsd: note: the vault does not say in which region it is, so it was not compared with the account's location %s\n", changed.Location)
 	}
 	if change.Identity != nil {
 		s.warnIdentity(changed.Identity)
@@ -114,9 +121,9 @@ func (c *accountUpdateCmd) Run(s *session) error {
 // explainEnvironment adds to the daemon's failure with a key that this process
 // can use the key: then the daemon has another environment, which names the
 // configuration of PKCS#11 modules and the endpoint of the managed identity.
-func (s *session) explainEnvironment(err error, key *hsm.Config) error {
+func (s *session) explainEnvironment(err error, key *hsm.Config, identity account.Identity) error {
 	code := api.ErrorOf(err).Code
-	if key == nil || code != api.CodeUnreachable && code != api.CodeMisconfigured && code != api.CodeDenied {
+	if key == nil || errors.Is(err, hsm.RegionMismatch) || code != api.CodeUnreachable && code != api.CodeMisconfigured && code != api.CodeDenied {
 		return err
 	}
 	d, dirErr := s.dir()
@@ -127,7 +134,7 @@ func (s *session) explainEnvironment(err error, key *hsm.Config) error {
 	if agentErr != nil {
 		return err
 	}
-	if _, examineErr := agent.Examine(s.ctx, *key); examineErr != nil {
+	if _, examineErr := agent.Examine(s.ctx, *askedAs(key, identity)); examineErr != nil {
 		return err
 	}
 	status, statusErr := s.api.Status(s.ctx)

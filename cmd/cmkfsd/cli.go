@@ -39,6 +39,7 @@ type volumeCmds struct {
 	Create        volumeCreateCmd  `cmd:"" help:"Create an empty volume."`
 	List          volumeListCmd    `cmd:"" help:"List the volumes of an account."`
 	Show          volumeShowCmd    `cmd:"" help:"Show a volume."`
+	Update        volumeUpdateCmd  `cmd:"" help:"Ask for a key source; the one a volume has cannot be changed."`
 	Delete        volumeDeleteCmd  `cmd:"" help:"Delete an unmounted volume and all data in it."`
 	Mount         volumeMountCmd   `cmd:"" help:"Mount a volume."`
 	Unmount       volumeUnmountCmd `cmd:"" help:"Unmount a volume."`

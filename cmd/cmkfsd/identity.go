@@ -92,14 +92,26 @@ func (c *accountRenewCmd) Run(s *session) error {
 	}
 	renewed, err := client.RenewCredentials(s.ctx, name)
 	if err != nil {
-		var key *hsm.Config
-		if _, a, aerr := s.account(); aerr == nil && a.Current() != nil {
-			key = &a.Current().Key
+		_, a, aerr := s.account()
+		if aerr != nil || a.Current() == nil {
+			return err
 		}
-		return s.explainEnvironment(err, key)
+		return s.explainEnvironment(err, &a.Current().Key, a.Identity)
 	}
 	if former := renewed.FormerPrincipalID; former != "" {
 		fmt.Fprintf(s.err, "cmkfsd: warning: the identity was made anew: its principal id is %s now and was %s\n", renewed.Account.Identity.PrincipalID, former)
 	}
 	return s.showAccount(&renewed.Account, c.Output, false, false)
+}
+
+// askedAs is the key as an identity asks for it.
+func askedAs(key *hsm.Config, i account.Identity) *hsm.Config {
+	if key.Azure == nil {
+		return key
+	}
+	if i.Type == account.IdentityNone {
+		i.Type = account.IdentitySystemAssigned
+	}
+	azure := i.Ask(*key.Azure)
+	return &hsm.Config{Source: key.Source, Azure: &azure}
 }

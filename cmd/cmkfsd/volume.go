@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/supervisor/api"
 )
 
@@ -22,12 +23,9 @@ func (c *volumeCreateCmd) Run(s *session) error {
 	if err := account.CheckName("volume", c.Name); err != nil {
 		return err
 	}
-	source := ""
-	if c.EncryptionKeySource != "" {
-		var err error
-		if source, err = (&keyFlags{KeySource: c.EncryptionKeySource}).source(nil); err != nil {
-			return err
-		}
+	source, err := keySource(c.EncryptionKeySource)
+	if err != nil {
+		return err
 	}
 	if _, _, err := s.account(); err != nil {
 		return err
@@ -39,6 +37,41 @@ func (c *volumeCreateCmd) Run(s *session) error {
 	v, err := client.CreateVolume(s.ctx, name, api.CreateVolume{Name: c.Name, QuotaBytes: uint64(c.Quota), KeySource: source})
 	if err != nil {
 		return err
+	}
+	return s.showVolume(v, c.Output)
+}
+
+// keySource returns the key source that is meant; "" stays "".
+func keySource(said string) (string, error) {
+	if said == "" {
+		return "", nil
+	}
+	return (&keyFlags{KeySource: said}).source(nil)
+}
+
+type volumeUpdateCmd struct {
+	Volume              string `arg:"" help:"Name of the volume."`
+	EncryptionKeySource string `required:"" placeholder:"SOURCE" help:"The key source it should have; no other than it has is accepted."`
+	outputFlag
+}
+
+// Help has the command's example.
+func (*volumeUpdateCmd) Help() string {
+	return "Asks for a key source as az netappfiles volume update does. A volume keeps the one it was created with, so only that is accepted.\n\nExample:\n  cmkfsd volume update home --encryption-key-source Microsoft.KeyVault"
+}
+
+// Run compares: nothing about a volume can be changed this way.
+func (c *volumeUpdateCmd) Run(s *session) error {
+	source, err := keySource(c.EncryptionKeySource)
+	if err != nil {
+		return err
+	}
+	v, err := s.volume(c.Volume)
+	if err != nil {
+		return err
+	}
+	if source != v.KeySource {
+		return api.Refuse(api.CodeInvalid, hsm.SourceFixed)
 	}
 	return s.showVolume(v, c.Output)
 }

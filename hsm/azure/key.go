@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -158,6 +159,11 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 				info.Type = string(*j.Kty)
 			}
 			info.Bits = new(big.Int).SetBytes(j.N).BitLen()
+			for _, op := range j.KeyOps {
+				if op != nil {
+					info.Operations = append(info.Operations, string(*op))
+				}
+			}
 		}
 		return nil
 	})
@@ -281,8 +287,8 @@ func (k *key) Close() error {
 	return nil
 }
 
-// List returns the newest version of each key in the vault. A key that may be
-// listed but not read has no type.
+// List returns the newest version of each key in the vault. One that may be
+// listed but not read says why.
 func List(ctx context.Context, cfg hsm.AzureConfig) ([]hsm.Info, error) {
 	k, err := newKey(cfg)
 	if err != nil {
@@ -315,7 +321,11 @@ func List(ctx context.Context, cfg hsm.AzureConfig) ([]hsm.Info, error) {
 				return nil, err
 			}
 			info = infoOf(p.Attributes)
-			info.KeyID = string(*p.KID)
+			info.KeyID, info.Problem = string(*p.KID), err.Error()
+			var e *hsm.Error
+			if errors.As(err, &e) {
+				info.Problem = e.Sentence()
+			}
 		}
 		keys = append(keys, info)
 	}
