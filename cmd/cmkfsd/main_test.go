@@ -71,11 +71,12 @@ func TestScripts(t *testing.T) {
 			"daemon-kill": func(ts *testscript.TestScript, _ bool, _ []string) {
 				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGKILL)
 			},
-			"hold":     hold,
-			"emulator": emulator,
-			"nowhere":  nowhere,
-			"flip":     flip,
-			"softhsm":  softhsm,
+			"hold":        hold,
+			"emulator":    emulator,
+			"certificate": certificate,
+			"nowhere":     nowhere,
+			"flip":        flip,
+			"softhsm":     softhsm,
 		},
 	})
 }

@@ -37,6 +37,7 @@ type ctlCommand struct {
 	Firewall firewallCommand `cmd:"" help:"Switch the firewall: on refuses every address."`
 	Public   publicCommand   `cmd:"" help:"Switch public access: off refuses what comes by no private link."`
 	Identity identityCommand `cmd:"" help:"Add a user-assigned identity, or remove any."`
+	Trust    trustCommand    `cmd:"" help:"Let an application get tokens only with this certificate."`
 	Clock    clockCommand    `cmd:"" help:"Advance the vaults' clock (-24h goes back) or reset it."`
 	Fault    faultCommand    `cmd:"" help:"Make requests fail: throttle, status, delay, reset, black-hole, refuse."`
 	Used     usedCommand     `cmd:"" help:"Show which permissions were asked for since the start, by vault and identity."`
@@ -122,6 +123,10 @@ type (
 		Name       string `arg:"" help:"Name; \"system\" is the system-assigned one."`
 		Remove     bool   `help:"Remove it: it gets no token any more."`
 		ResourceID string `name:"resource-id" help:"Resource id; made up if not given."`
+	}
+	trustCommand struct {
+		Identity string `arg:"" help:"Name of the identity that plays the application."`
+		File     string `arg:"" type:"existingfile" help:"PEM file whose first certificate it is."`
 	}
 	clockCommand struct {
 		Advance time.Duration `arg:"" optional:"" help:"For example 720h."`
@@ -239,6 +244,14 @@ func (i identityCommand) Run(c *ctlCommand) error {
 		cmd.Action = emulator.IdentityClear
 	}
 	return c.do(cmd)
+}
+
+func (t trustCommand) Run(c *ctlCommand) error {
+	b, err := os.ReadFile(t.File)
+	if err != nil {
+		return err
+	}
+	return c.do(emulator.Command{Action: emulator.IdentityTrust, Identity: t.Identity, Certificate: string(b)})
 }
 
 func (k clockCommand) Run(c *ctlCommand) error {

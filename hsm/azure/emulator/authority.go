@@ -1,6 +1,12 @@
 package emulator
 
 import (
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -15,8 +21,8 @@ func isAuthority(host string) bool {
 }
 
 // serveAuthority plays as much of Entra ID as a client with a certificate or a
-// federated identity needs: the discovery document and the token endpoint. It
-// takes any assertion; a client is known by its id alone.
+// federated identity needs: the discovery document and the token endpoint. A
+// client is known by its id alone, unless it was given a certificate.
 func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, code, message string) {
 		writeJSON(w, status, map[string]string{"error": code, "error_description": message})
@@ -49,10 +55,61 @@ func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
 	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
 	for _, id := range e.mu.state.Identities {
 		if id.ClientID == r.PostForm.Get("client_id") {
+			if err := id.proven(r.PostForm.Get("client_assertion"), e.mu.state.now()); err != nil {
+				fail(http.StatusUnauthorized, "invalid_client", err.Error())
+				return
+			}
 			token, c := e.mu.state.token(id, strings.TrimSuffix(scope, "/.default"), time.Now())
 			writeJSON(w, http.StatusOK, map[string]any{"token_type": "Bearer", "access_token": token, "expires_in": c.Expires - c.Issued, "ext_expires_in": c.Expires - c.Issued})
 			return
 		}
 	}
 	fail(http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+r.PostForm.Get("client_id")+"' was not found in the directory")
+}
+
+// trust sets the certificate of an application.
+func (id *Identity) trust(text string) error {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return errors.New("the certificate is no PEM certificate")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
+		return errors.New("the certificate is not one of an RSA key")
+	}
+	id.Certificate = c.Raw
+	return nil
+}
+
+// proven refuses an assertion that the application's certificate did not sign,
+// or one that has expired.
+func (id *Identity) proven(assertion string, now time.Time) error {
+	if id.Certificate == nil {
+		return nil
+	}
+	c, err := x509.ParseCertificate(id.Certificate)
+	if err != nil {
+		return err
+	}
+	if now.After(c.NotAfter) {
+		return errors.New("AADSTS7000222: The certificate has expired")
+	}
+	wrong := errors.New("AADSTS700027: The certificate with which the assertion was signed is not registered on the application")
+	i := strings.LastIndexByte(assertion, '.')
+	if i < 0 {
+		return wrong
+	}
+	signature, err := b64.DecodeString(assertion[i+1:])
+	if err != nil {
+		return wrong
+	}
+	digest := sha256.Sum256([]byte(assertion[:i]))
+	public := c.PublicKey.(*rsa.PublicKey) // trust takes no other
+	if rsa.VerifyPSS(public, crypto.SHA256, digest[:], signature, nil) != nil && rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) != nil {
+		return wrong
+	}
+	return nil
 }

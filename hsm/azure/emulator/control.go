@@ -38,6 +38,7 @@ type Command struct {
 
 	Permissions []string      `json:"permissions,omitempty"`
 	ResourceID  string        `json:"resourceId,omitempty"`
+	Certificate string        `json:"certificate,omitempty"` // PEM
 	Advance     time.Duration `json:"advance,omitempty"`
 	Fault       *Fault        `json:"fault,omitempty"`
 }
@@ -58,6 +59,7 @@ const (
 	Revoke        = "revoke"         // Vault, Identity, Permissions; none = all
 	IdentityAdd   = "identity-add"   // Identity, ResourceID
 	IdentityClear = "identity-clear" // Identity: it can get no token any more
+	IdentityTrust = "identity-trust" // Identity, Certificate: it gets a token with that one only
 	ClockAdvance  = "clock-advance"  // Advance, which may be negative
 	ClockReset    = "clock-reset"
 	FaultAdd      = "fault-add" // Fault
@@ -88,7 +90,7 @@ func (s *state) do(c Command) (any, error) {
 	switch c.Action {
 	case VaultCreate:
 		return s.createVault(c)
-	case IdentityAdd, IdentityClear:
+	case IdentityAdd, IdentityClear, IdentityTrust:
 		return s.changeIdentity(c)
 	case ClockAdvance:
 		s.ClockOffset += c.Advance
@@ -280,8 +282,10 @@ func (s *state) changeIdentity(c Command) (any, error) {
 	switch {
 	case c.Identity == "":
 		return nil, fmt.Errorf("the identity's name is missing")
-	case c.Action == IdentityClear && id == nil:
+	case c.Action != IdentityAdd && id == nil:
 		return nil, fmt.Errorf("there is no identity %q", c.Identity)
+	case c.Action == IdentityTrust:
+		return id, id.trust(c.Certificate)
 	case c.Action == IdentityClear:
 		delete(s.Identities, c.Identity)
 		return "removed", nil

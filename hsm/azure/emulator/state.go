@@ -87,6 +87,9 @@ type Identity struct {
 	ClientID   string `json:"clientId"`
 	ObjectID   string `json:"objectId"`
 	ResourceID string `json:"resourceId,omitempty"`
+	// Certificate is the one an application has to prove itself with, as DER;
+	// without it any proof is taken.
+	Certificate []byte `json:"certificate,omitempty"`
 }
 
 // SystemIdentity is the name of the system-assigned identity.
