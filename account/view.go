@@ -1,6 +1,10 @@
 package account
 
-import "cmkfs/hsm"
+import (
+	"time"
+
+	"cmkfs/hsm"
+)
 
 // View is an account as it is shown, with the field names that az netappfiles
 // account show has.
@@ -12,6 +16,7 @@ type View struct {
 	Identity   IdentityView      `json:"identity"`
 	Encryption EncryptionView    `json:"encryption"`
 	Policy     Policy            `json:"policy"`
+	Warning    string            `json:"warning,omitempty"` // what expires soon or has expired
 }
 
 // IdentityView is who the account is. Of a user-assigned identity everything is
@@ -38,6 +43,8 @@ type EncryptionView struct {
 	KeyVaultProperties *KeyVaultProperties `json:"keyVaultProperties,omitempty"`
 	PKCS11Properties   *PKCS11Properties   `json:"pkcs11Properties,omitempty"`
 	Identity           *EncryptionIdentity `json:"identity,omitempty"`
+	KeyExpires         time.Time           `json:"keyExpires,omitzero"`        // zero = never, or not known
+	CredentialExpires  time.Time           `json:"credentialExpires,omitzero"` // likewise
 }
 
 // KeyVaultProperties names the key in its vault.
@@ -91,6 +98,7 @@ func (a *Account) View(inUse, failing bool) View {
 		return v
 	}
 	v.Encryption.KeyID = k.Wrapped.KeyID
+	v.expire(k.KeyInfo.Expires, k.KeyInfo.CredentialExpires)
 	switch k.Source {
 	case hsm.SourceKeyVault:
 		version := k.Key.Azure.KeyVersion
@@ -109,6 +117,18 @@ func (a *Account) View(inUse, failing bool) View {
 		v.Encryption.PKCS11Properties = &PKCS11Properties{URI: k.Key.PKCS11.URI, Status: status}
 	}
 	return v
+}
+
+// ExpireByLease says what the last check learnt about expiries.
+func (v *View) ExpireByLease(l Lease) {
+	if !l.LastSuccess.IsZero() {
+		v.expire(l.KeyExpires, l.CredentialExpires)
+	}
+}
+
+func (v *View) expire(key, credential time.Time) {
+	v.Encryption.KeyExpires, v.Encryption.CredentialExpires = key, credential
+	v.Warning = expiryWarning(hsm.Info{Expires: key, CredentialExpires: credential}, time.Now())
 }
 
 func (i Identity) view() IdentityView {

@@ -55,6 +55,8 @@ var (
 	leaseExpires   = describe("lease_expires_timestamp_seconds", "When volumes are suspended unless the key answers before.", byAccount...)
 	lastSuccess    = describe("key_last_success_timestamp_seconds", "When the key last decrypted the account encryption key.", byAccount...)
 	lastCheck      = describe("key_last_check_timestamp_seconds", "When the key was last asked.", byAccount...)
+	keyExpires     = describe("key_expires_in_seconds", "How long until the key expires, negative if it has; absent for one that does not.", byAccount...)
+	credExpires    = describe("credential_expires_in_seconds", "The same of the credential that asks for the key.", byAccount...)
 	volumeState    = describe("volume_state", "1 for the state the volume is in, 0 for the others.", "account", "volume", "state")
 	volumeQuota    = describe("volume_quota_bytes", "The volume's quota, 0 for none.", byVolume...)
 	volumeUsed     = describe("volume_used_bytes", "What the volume's files take, while it is served.", byVolume...)
@@ -69,7 +71,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		accountState, leaseExpires, lastSuccess, lastCheck,
+		accountState, leaseExpires, lastSuccess, lastCheck, keyExpires, credExpires,
 		volumeState, volumeQuota, volumeUsed, volumeFiles, volumeRestarts,
 	} {
 		ch <- d
@@ -91,6 +93,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(d, float64(t.UnixMilli())/1000, labels...)
 		}
 	}
+	until := func(d *prometheus.Desc, t time.Time, labels ...string) {
+		if !t.IsZero() {
+			gauge(d, time.Until(t).Seconds(), labels...)
+		}
+	}
 	is := func(b bool) float64 {
 		if b {
 			return 1
@@ -104,6 +111,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		at(leaseExpires, a.LeaseExpires, a.Name)
 		at(lastSuccess, a.LastSuccess, a.Name)
 		at(lastCheck, a.LastCheck, a.Name)
+		until(keyExpires, a.KeyExpires, a.Name)
+		until(credExpires, a.CredentialExpires, a.Name)
 		for _, v := range a.Volumes {
 			for _, state := range []string{api.VolumeUnmounted, api.VolumeOnline, api.VolumeSuspending, api.VolumeSuspended, api.VolumeRestoring} {
 				gauge(volumeState, is(v.State == state), a.Name, v.Name, state)

@@ -231,6 +231,7 @@ func (a *acct) status(ctx context.Context) (api.AccountStatus, error) {
 		st.State, st.Reason, st.Since = string(l.State), l.Reason, l.Since
 		st.LastCheck, st.LastSuccess, st.LeaseExpires = l.LastCheck, l.LastSuccess, l.Expires
 		st.NextAction, st.Warning = l.NextAction(record.Policy), l.Warning
+		st.KeyExpires, st.CredentialExpires = l.KeyExpires, l.CredentialExpires
 	} else {
 		st.State = string(account.StateOnline)
 	}

@@ -41,7 +41,7 @@ func (c *accountCreateCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	return s.showAccount(&a, c.Output, false, false)
+	return s.showAccount(&a, c.Output)
 }
 
 type accountUpdateCmd struct {
@@ -115,7 +115,7 @@ func (c *accountUpdateCmd) Run(s *session) error {
 	if change.Identity != nil {
 		s.warnIdentity(changed.Identity)
 	}
-	return s.showAccount(&changed, c.Output, false, false)
+	return s.showAccount(&changed, c.Output)
 }
 
 // explainEnvironment adds to the daemon's failure with a key that this process
@@ -166,7 +166,9 @@ func (c *accountShowCmd) Run(s *session) error {
 		return err
 	}
 	failing := lease.State == account.StateSuspended && !lease.Operator
-	return s.showAccount(a, c.Output, inUse, failing)
+	v := a.View(inUse, failing)
+	v.ExpireByLease(lease)
+	return s.showView(a, v, c.Output)
 }
 
 // keyInUse reports whether a volume is under the account's current key.
@@ -188,8 +190,12 @@ func keyInUse(d *account.Dir, a *account.Account) (bool, error) {
 	return false, nil
 }
 
-func (s *session) showAccount(a *account.Account, output string, inUse, failing bool) error {
-	v := a.View(inUse, failing)
+// showAccount shows an account that was just changed.
+func (s *session) showAccount(a *account.Account, output string) error {
+	return s.showView(a, a.View(false, false), output)
+}
+
+func (s *session) showView(a *account.Account, v account.View, output string) error {
 	if output == "json" {
 		return s.printJSON(v)
 	}
@@ -200,6 +206,7 @@ func (s *session) showAccount(a *account.Account, output string, inUse, failing 
 	if k := v.Encryption.PKCS11Properties; k != nil {
 		fields = append(fields, "uri", k.URI, "key status", k.Status)
 	}
+	fields = append(fields, "key expires", showTime(v.Encryption.KeyExpires), "credential expires", showTime(v.Encryption.CredentialExpires), "warning", v.Warning)
 	fields = append(fields, identityFields(a.Identity)...)
 	p := v.Policy
 	fields = append(fields, "checks", "every "+p.CheckInterval.String()+", every "+p.CheckIntervalUnhealthy.String()+" after a failure",

@@ -101,7 +101,7 @@ func (c *accountRenewCmd) Run(s *session) error {
 	if former := renewed.FormerPrincipalID; former != "" {
 		fmt.Fprintf(s.err, "cmkfsd: warning: the identity was made anew: its principal id is %s now and was %s\n", renewed.Account.Identity.PrincipalID, former)
 	}
-	return s.showAccount(&renewed.Account, c.Output, false, false)
+	return s.showAccount(&renewed.Account, c.Output)
 }
 
 // askedAs is the key as an identity asks for it.

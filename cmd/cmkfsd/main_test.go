@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +78,8 @@ func TestScripts(t *testing.T) {
 			"nowhere":     nowhere,
 			"flip":        flip,
 			"softhsm":     softhsm,
+			"free-port":   freePort,
+			"metrics":     metrics,
 		},
 	})
 }
@@ -222,16 +225,17 @@ func lookUp(b []byte, path string) (string, error) {
 	return fmt.Sprint(v), nil
 }
 
-// until waits until a field of status has a value, or any if that is *:
-// until accounts.0.state online
+// until waits until a field of status has a value, in which * stands for any
+// text: until accounts.0.state online
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	var got string
+	want := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(args[1]), `\*`, ".*") + "$")
 	for range 1500 {
 		b, err := exec.Command(filepath.Join(bin, "cmkfsd"), "--state-dir", ts.Getenv("CMKFS_STATE_DIR"), "status", "-o", "json").Output()
 		if err == nil {
 			got, err = lookUp(b, args[0])
 		}
-		if err == nil && (got == args[1] || args[1] == "*") {
+		if err == nil && want.MatchString(got) {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -42,18 +42,21 @@ type Status struct {
 
 // AccountStatus is one account with its lease.
 type AccountStatus struct {
-	Name         string         `json:"name"`
-	State        string         `json:"state"`  // online, degraded, suspending, suspended, restoring; unknown while no daemon runs
-	Reason       string         `json:"reason"` // "" while online
-	Since        time.Time      `json:"since,omitzero"`
-	KeySource    string         `json:"keySource"`
-	KeyID        string         `json:"keyId"`
-	LastCheck    time.Time      `json:"lastCheck,omitzero"`
-	LastSuccess  time.Time      `json:"lastSuccess,omitzero"`
-	LeaseExpires time.Time      `json:"leaseExpires,omitzero"`
-	NextAction   string         `json:"nextAction"`        // what happens or has to be done next
-	Warning      string         `json:"warning,omitempty"` // e.g. the key has expired
-	Volumes      []VolumeStatus `json:"volumes"`
+	Name         string    `json:"name"`
+	State        string    `json:"state"`  // online, degraded, suspending, suspended, restoring; unknown while no daemon runs
+	Reason       string    `json:"reason"` // "" while online
+	Since        time.Time `json:"since,omitzero"`
+	KeySource    string    `json:"keySource"`
+	KeyID        string    `json:"keyId"`
+	LastCheck    time.Time `json:"lastCheck,omitzero"`
+	LastSuccess  time.Time `json:"lastSuccess,omitzero"`
+	LeaseExpires time.Time `json:"leaseExpires,omitzero"`
+	NextAction   string    `json:"nextAction"`        // what happens or has to be done next
+	Warning      string    `json:"warning,omitempty"` // e.g. the key has expired
+	// KeyExpires and CredentialExpires, as of the last success; zero = never.
+	KeyExpires        time.Time      `json:"keyExpires,omitzero"`
+	CredentialExpires time.Time      `json:"credentialExpires,omitzero"`
+	Volumes           []VolumeStatus `json:"volumes"`
 }
 
 // The states of a volume.
