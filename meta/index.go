@@ -20,9 +20,10 @@ import (
 // or hang. Every value is therefore authenticated, opening and reading run
 // under a recover, and a hang or crash ends only this volume's worker.
 type index struct {
-	db     *bbolt.DB
-	box    *crypto.Box
-	hasher *crypto.SetHasher
+	db      *bbolt.DB
+	readers *readers
+	box     *crypto.Box
+	hasher  *crypto.SetHasher
 }
 
 const (
@@ -65,7 +66,7 @@ func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) er
 	if err != nil {
 		return err
 	}
-	x := &index{db: db, box: keys.index, hasher: keys.hasher}
+	x := newIndex(db, keys)
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for t := tableInode; t <= tableMax; t++ {
 			if _, err := tx.CreateBucket(bucketNames[t]); err != nil {
@@ -80,6 +81,10 @@ func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) er
 	return errors.Join(err, db.Close())
 }
 
+func newIndex(db *bbolt.DB, keys *volumeKeys) *index {
+	return &index{db: db, readers: &readers{db: db}, box: keys.index, hasher: keys.hasher}
+}
+
 func openIndex(path string, keys *volumeKeys) (x *index, err error) {
 	defer guard("open", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -90,7 +95,7 @@ func openIndex(path string, keys *volumeKeys) (x *index, err error) {
 	if err != nil {
 		return nil, &CorruptError{Where: indexName, Err: err}
 	}
-	x = &index{db: db, box: keys.index, hasher: keys.hasher}
+	x = newIndex(db, keys)
 	err = db.View(func(tx *bbolt.Tx) error {
 		for t := tableInode; t <= tableMax; t++ {
 			if tx.Bucket(bucketNames[t]) == nil {
@@ -108,6 +113,7 @@ func openIndex(path string, keys *volumeKeys) (x *index, err error) {
 
 func (x *index) close() (err error) {
 	defer guard("close", &err)
+	x.readers.stop() // Close waits for transactions
 	return x.db.Close()
 }
 
@@ -132,9 +138,9 @@ func (x *index) unseal(k key, sealed []byte) ([]byte, error) {
 func (x *index) get(k key) (val []byte, err error) {
 	defer guard("get", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	err = x.db.View(func(tx *bbolt.Tx) error {
+	err = x.readers.view(func(r *reader) error {
 		kb := k.bytes()
-		sealed := tx.Bucket(bucketNames[k.t]).Get(kb[:])
+		sealed := r.bucket(k.t).Get(kb[:])
 		if sealed == nil {
 			return nil
 		}
@@ -148,8 +154,8 @@ func (x *index) get(k key) (val []byte, err error) {
 func (x *index) scan(t table, fn func(*indexIter) error) (err error) {
 	defer guard("scan", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	return x.db.View(func(tx *bbolt.Tx) error {
-		return fn(&indexIter{x: x, c: tx.Bucket(bucketNames[t]).Cursor()})
+	return x.readers.view(func(r *reader) error {
+		return fn(&indexIter{x: x, c: r.bucket(t).Cursor()})
 	})
 }
 
@@ -227,6 +233,8 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 // database is as before.
 func (x *index) commit(o *overlay, s *summary) (err error) {
 	defer guard("checkpoint", &err)
+	x.readers.stop()
+	defer x.readers.start()
 	return x.db.Update(func(tx *bbolt.Tx) error {
 		if err := x.write(tx, o, s); err != nil {
 			return err

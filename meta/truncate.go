@@ -42,6 +42,9 @@ func (t *tx) lastRegions(n *inode, from, to uint64) (regions []uint64, more bool
 			regions = append(regions, r)
 		}
 	}
+	if first := from / regionPages; to <= (first+1)*regionPages {
+		return []uint64{first}, false, nil // no need to look
+	}
 	err = t.v.scan(key{tableRegion, n.ino, from / regionPages}, func(k key, _ []byte) bool {
 		if k.b*regionPages >= to {
 			return false

@@ -255,22 +255,33 @@ func (t *tx) mapped(n *inode, page uint64) (bool, error) {
 	return false, nil
 }
 
+// inlinePages says which of the pages [from, to) of a region are small data.
+func (t *tx) inlinePages(n *inode, region uint64, from, to int) (inline [regionPages]bool, err error) {
+	if n.inline == 0 {
+		return inline, nil
+	}
+	start := region * regionPages
+	if to-from == 1 {
+		val, err := t.v.get(key{tablePage, n.ino, start + uint64(from)})
+		inline[from] = val != nil
+		return inline, err
+	}
+	err = t.v.scan(key{tablePage, n.ino, start + uint64(from)}, func(k key, _ []byte) bool {
+		if k.b >= start+uint64(to) {
+			return false
+		}
+		inline[k.b-start] = true
+		return true
+	})
+	return inline, err
+}
+
 // remap replaces everything pages [from, to) of a region have by add, small
 // data included, and keeps the inode's and the volume's counts.
 func (t *tx) remap(n *inode, region uint64, from, to int, add []pointer) error {
-	var inline [regionPages]bool
-	if n.inline > 0 {
-		start := region * regionPages
-		err := t.v.scan(key{tablePage, n.ino, start + uint64(from)}, func(k key, _ []byte) bool {
-			if k.b >= start+uint64(to) {
-				return false
-			}
-			inline[k.b-start] = true
-			return true
-		})
-		if err != nil {
-			return err
-		}
+	inline, err := t.inlinePages(n, region, from, to)
+	if err != nil {
+		return err
 	}
 	old, err := t.region(n.ino, region)
 	if err != nil {
