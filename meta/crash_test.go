@@ -131,17 +131,26 @@ func (h *history) goOn(v *meta.Volume, rec *store.Recorder, rnd *rand.Rand, k in
 }
 
 func (h *history) processCrash(rnd *rand.Rand, upto int) error {
-	rec, err := h.rec.Killed(upto)
+	rec, v, k, err := h.killed(upto)
 	if err != nil {
 		return err
 	}
 	defer rec.Close()
-	_, answered, hi := h.bounds(upto)
-	v, k, err := h.expect(rec, answered, hi)
-	if err != nil {
-		return err
-	}
 	return h.goOn(v, rec, rnd, k)
+}
+
+// killed is the volume as the next process finds it when one dies, and how many
+// operations it has. The caller closes rec.
+func (h *history) killed(upto int) (rec *store.Recorder, v *meta.Volume, k int, err error) {
+	rec, err = h.rec.Killed(upto)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	_, answered, hi := h.bounds(upto)
+	if v, k, err = h.expect(rec, answered, hi); err != nil {
+		rec.Close()
+	}
+	return rec, v, k, err
 }
 
 // processThenHost: the process dies, another one recovers and perhaps
@@ -222,17 +231,13 @@ func (h *history) secondCrash(rnd *rand.Rand, rec *store.Recorder, from, promise
 // resent: the process dies, and the request it was working on, or has just
 // answered, is delivered again. It must be applied once.
 func (h *history) resent(rnd *rand.Rand, upto int) error {
-	rec, err := h.rec.Killed(upto)
+	rec, v, _, err := h.killed(upto)
 	if err != nil {
 		return err
 	}
 	defer rec.Close()
-	_, answered, hi := h.bounds(upto)
-	v, _, err := h.expect(rec, answered, hi)
-	if err != nil {
-		return err
-	}
 	defer v.Abandon()
+	_, _, hi := h.bounds(upto)
 	last := hi - 1
 	if last < 0 {
 		return nil

@@ -72,11 +72,19 @@ type oneOrAll struct {
 	All    bool   `help:"All volumes of the account."`
 }
 
-func (c *oneOrAll) check() error {
+// do has the daemon do something to the account, or to the volume.
+func (c *oneOrAll) do(s *session, all func(*api.Client, string) error, one func(*api.Client, string, string) error) error {
 	if (c.Volume != "") == c.All {
 		return &usageError{message: "name one volume, or all of them with --all"}
 	}
-	return nil
+	client, name, err := s.runningDaemonFor()
+	if err != nil {
+		return err
+	}
+	if c.All {
+		return all(client, name)
+	}
+	return one(client, name, c.Volume)
 }
 
 type volumeSuspendCmd struct {
@@ -90,19 +98,13 @@ func (*volumeSuspendCmd) Help() string {
 
 // Run locks.
 func (c *volumeSuspendCmd) Run(s *session) error {
-	if err := c.check(); err != nil {
+	return c.do(s, func(client *api.Client, account string) error {
+		_, err := client.SuspendAccount(s.ctx, account)
 		return err
-	}
-	client, name, err := s.runningDaemonFor()
-	if err != nil {
+	}, func(client *api.Client, account, volume string) error {
+		_, err := client.SuspendVolume(s.ctx, account, volume)
 		return err
-	}
-	if c.All {
-		_, err = client.SuspendAccount(s.ctx, name)
-	} else {
-		_, err = client.SuspendVolume(s.ctx, name, c.Volume)
-	}
-	return err
+	})
 }
 
 type volumeRestoreCmd struct {
@@ -116,17 +118,11 @@ func (*volumeRestoreCmd) Help() string {
 
 // Run gives access back.
 func (c *volumeRestoreCmd) Run(s *session) error {
-	if err := c.check(); err != nil {
+	return c.do(s, func(client *api.Client, account string) error {
+		_, err := client.RestoreAccount(s.ctx, account)
 		return err
-	}
-	client, name, err := s.runningDaemonFor()
-	if err != nil {
+	}, func(client *api.Client, account, volume string) error {
+		_, err := client.RestoreVolume(s.ctx, account, volume)
 		return err
-	}
-	if c.All {
-		_, err = client.RestoreAccount(s.ctx, name)
-	} else {
-		_, err = client.RestoreVolume(s.ctx, name, c.Volume)
-	}
-	return err
+	})
 }
