@@ -45,6 +45,7 @@ const (
 	AuditLeaseChanged    = "lease-changed"
 	AuditAccountCreated  = "account-created"
 	AuditAccountUpdated  = "account-updated"
+	AuditAccountRekeyed  = "account-rekeyed"
 	AuditVolumeCreated   = "volume-created"
 	AuditVolumeDeleted   = "volume-deleted"
 	AuditVolumeMounted   = "volume-mounted"
@@ -54,6 +55,8 @@ const (
 	AuditWorkerRestarted = "worker-restarted"
 	AuditLeaseMissed     = "lease-missed"
 	AuditLogTruncated    = "log-truncated"
+
+	AuditKeyVersionRefused = "key-version-refused"
 
 	AuditCredentialsRenewed    = "credentials-renewed"
 	AuditCredentialsNotRenewed = "credentials-not-renewed"
@@ -79,6 +82,7 @@ var severities = map[string]Severity{
 	AuditLeaseChanged:    SeverityNotice,
 	AuditAccountCreated:  SeverityNotice,
 	AuditAccountUpdated:  SeverityNotice,
+	AuditAccountRekeyed:  SeverityNotice,
 	AuditVolumeCreated:   SeverityNotice,
 	AuditVolumeDeleted:   SeverityNotice,
 	AuditVolumeMounted:   SeverityNotice,
@@ -88,6 +92,8 @@ var severities = map[string]Severity{
 	AuditWorkerRestarted: SeverityError,
 	AuditLeaseMissed:     SeverityAlert,
 	AuditLogTruncated:    SeverityAlert,
+
+	AuditKeyVersionRefused: SeverityError,
 
 	AuditCredentialsRenewed:    SeverityNotice,
 	AuditCredentialsNotRenewed: SeverityError,

@@ -25,6 +25,9 @@ type KeyAgent interface {
 	Prove(ctx context.Context, k AEKRecord) (hsm.Info, error)
 	// Identify says who would ask a vault with this configuration.
 	Identify(ctx context.Context, key hsm.Config, location string) (hsm.Info, error)
+	// Rewrap wraps an account encryption key by another customer's key, which
+	// it examines, and returns what is known about that key.
+	Rewrap(ctx context.Context, k AEKRecord, to hsm.Config) (hsm.Wrapped, hsm.Info, error)
 }
 
 // ErrRekey: the account's key cannot be replaced while volumes need it.
@@ -169,10 +172,10 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 	if old.Source == hsm.SourcePlatform {
 		old = nil
 	}
-	if old != nil && key.Azure != nil && perhapsSameKey(old.Key, key) {
+	if old != nil && key.Azure != nil && perhapsSameKey(old, key) {
 		return a.reach(ctx, *key.Azure, agent)
 	}
-	if old != nil && perhapsSameKey(old.Key, key) {
+	if old != nil && perhapsSameKey(old, key) {
 		same := *old
 		same.Key = key
 		info, err := agent.Check(ctx, same)
@@ -233,17 +236,17 @@ func (a *Account) dropCustomerKeys(used func(string) (bool, error)) error {
 	return nil
 }
 
-// perhapsSameKey reports whether two configurations may mean one key. A vault's
-// key is named exactly; a token's can be written in many ways, so only the
-// token tells.
-func perhapsSameKey(a, b hsm.Config) bool {
-	if a.Source != b.Source {
-		return false
+// perhapsSameKey reports whether a configuration may mean the key that wraps a
+// record. A vault's key is named exactly; a version that is left open means the
+// one in force, until a newer one is followed. A token's key can be written in
+// many ways, so only the token tells.
+func perhapsSameKey(old *AEKRecord, key hsm.Config) bool {
+	if old.Key.Azure == nil || key.Azure == nil {
+		return old.Key.PKCS11 != nil && key.PKCS11 != nil
 	}
-	if a.Azure != nil && b.Azure != nil {
-		return a.Azure.VaultURI == b.Azure.VaultURI && a.Azure.KeyName == b.Azure.KeyName && a.Azure.KeyVersion == b.Azure.KeyVersion
-	}
-	return a.PKCS11 != nil && b.PKCS11 != nil
+	_, _, inForce, _ := hsm.ParseKeyURI(old.Wrapped.KeyID)
+	return old.Key.Azure.VaultURI == key.Azure.VaultURI && old.Key.Azure.KeyName == key.Azure.KeyName &&
+		slices.Contains([]string{"", old.Key.Azure.KeyVersion, inForce}, key.Azure.KeyVersion)
 }
 
 // Usable says whether a key with these attributes can become the account's key.

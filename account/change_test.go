@@ -64,6 +64,17 @@ func (v vault) Identify(_ context.Context, c hsm.Config, _ string) (hsm.Info, er
 	return hsm.Info{PrincipalID: "oid of " + who}, nil
 }
 
+func (v vault) Rewrap(ctx context.Context, k account.AEKRecord, to hsm.Config) (hsm.Wrapped, hsm.Info, error) {
+	info, err := v.Check(ctx, k)
+	if err == nil {
+		info, err = v.Examine(ctx, to)
+	}
+	if err == nil && info.KeyID == k.Wrapped.KeyID {
+		err = &hsm.Error{Kind: hsm.KindMisconfigured, Reason: hsm.ReasonSameKey}
+	}
+	return hsm.Wrapped{KeyID: info.KeyID, Algorithm: "test", Ciphertext: []byte(keyOf(to))}, info, err
+}
+
 func azureKey(name string) *hsm.Config {
 	return &hsm.Config{Source: hsm.SourceKeyVault, Azure: &hsm.AzureConfig{VaultURI: "https://v/", KeyName: name}}
 }

@@ -110,7 +110,9 @@ func (a *Account) reach(ctx context.Context, config hsm.AzureConfig, agent KeyAg
 			continue
 		}
 		azure := config
-		azure.KeyName, azure.KeyVersion = k.Key.Azure.KeyName, k.Key.Azure.KeyVersion
+		if azure.KeyName != k.Key.Azure.KeyName {
+			azure.KeyName, azure.KeyVersion = k.Key.Azure.KeyName, k.Key.Azure.KeyVersion
+		}
 		if k.Key.Azure.VaultURI != config.VaultURI {
 			azure = a.Identity.Ask(*k.Key.Azure) // another vault is reached otherwise
 		}

@@ -26,6 +26,9 @@ type Account struct {
 	// oldest first. At most one of them is platform-managed.
 	AEKs   []AEKRecord `json:"aeks"`
 	Policy Policy      `json:"policy"`
+	// PreviousKeys holds the customer's keys and versions that wrapped account
+	// encryption keys before, oldest first.
+	PreviousKeys []PreviousKey `json:"previousKeys,omitempty"`
 }
 
 // AEKRecord is one account encryption key: 32 random bytes, stored wrapped.

@@ -45,6 +45,15 @@ type EncryptionView struct {
 	Identity           *EncryptionIdentity `json:"identity,omitempty"`
 	KeyExpires         time.Time           `json:"keyExpires,omitzero"`        // zero = never, or not known
 	CredentialExpires  time.Time           `json:"credentialExpires,omitzero"` // likewise
+	PreviousKeys       []PreviousKeyView   `json:"previousKeys,omitempty"`
+}
+
+// PreviousKeyView is a former key or version of it.
+type PreviousKeyView struct {
+	PreviousKey
+	// NeededBy has the account encryption keys that only it unwraps; while it
+	// is empty the former key may be disabled.
+	NeededBy []string `json:"neededBy"`
 }
 
 // KeyVaultProperties names the key in its vault.
@@ -92,6 +101,9 @@ func (a *Account) View(inUse, failing bool) View {
 		ID: a.ID, Name: a.Name, Location: a.Location, Tags: a.Tags, Policy: a.Policy,
 		Identity:   a.Identity.view(),
 		Encryption: EncryptionView{KeySource: a.KeySource()},
+	}
+	for _, p := range a.PreviousKeys {
+		v.Encryption.PreviousKeys = append(v.Encryption.PreviousKeys, PreviousKeyView{PreviousKey: p, NeededBy: a.wrappedBy(p.KeyID)})
 	}
 	k := a.Current()
 	if k == nil {

@@ -33,6 +33,9 @@ func dispatch(ctx context.Context, req request, to int) (reply, error) {
 	case opNewAEK:
 		a, err := newAEK(ctx, req)
 		return reply{AEK: a}, err
+	case opRewrap:
+		a, info, err := rewrap(ctx, req)
+		return reply{AEK: a, Info: &info}, err
 	case opCheck:
 		info, err := check(ctx, req)
 		return reply{Info: &info}, err

@@ -18,6 +18,7 @@ const (
 const (
 	opExamine  = "examine"
 	opNewAEK   = "new-aek"
+	opRewrap   = "rewrap"
 	opCheck    = "check"
 	opNewVEK   = "new-vek"
 	opRelease  = "release"
@@ -29,17 +30,18 @@ const (
 
 // request is one call. A release has the worker's socket attached to it.
 type request struct {
-	ID       uint64     `json:"id"`
-	Op       string     `json:"op"`
-	Millis   int64      `json:"millis"` // time the agent has for it, a little less than the client waits
-	StateDir string     `json:"stateDir,omitempty"`
-	Key      hsm.Config `json:"key"`
-	AEKID    string     `json:"aekId,omitempty"`
-	AEK      *AEK       `json:"aek,omitempty"`
-	VolumeID []byte     `json:"volumeId,omitempty"`
-	VEK      *VEK       `json:"vek,omitempty"`
-	To       *Under     `json:"to,omitempty"`       // of a reseal
-	Location string     `json:"location,omitempty"` // identify: the account's
+	ID       uint64      `json:"id"`
+	Op       string      `json:"op"`
+	Millis   int64       `json:"millis"` // time the agent has for it, a little less than the client waits
+	StateDir string      `json:"stateDir,omitempty"`
+	Key      hsm.Config  `json:"key"`
+	AEKID    string      `json:"aekId,omitempty"`
+	AEK      *AEK        `json:"aek,omitempty"`
+	VolumeID []byte      `json:"volumeId,omitempty"`
+	VEK      *VEK        `json:"vek,omitempty"`
+	To       *Under      `json:"to,omitempty"`       // of a reseal
+	Location string      `json:"location,omitempty"` // identify: the account's
+	NewKey   *hsm.Config `json:"newKey,omitempty"`   // of a rewrap
 }
 
 // reply answers the request with the same ID. The first one to each says only

@@ -23,6 +23,8 @@ type acct struct {
 	// for reading while a volume is made under one of its keys.
 	changes sync.RWMutex
 
+	follower follower
+
 	mu struct {
 		sync.Mutex
 		record     *account.Account // replaced, never modified
@@ -56,6 +58,7 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	a := &acct{s: s, name: name, audit: audit}
 	a.mu.record = record
 	a.mu.opening = map[*opening]bool{}
+	a.follower.init()
 	s.mu.Lock()
 	s.mu.accounts[name] = a
 	s.mu.Unlock()
@@ -219,6 +222,7 @@ func (a *acct) close() {
 	if stop != nil {
 		stop()
 	}
+	a.follower.close()
 	if err := a.audit.Close(); err != nil {
 		a.s.log.Error("close the audit log", "account", a.name, "err", err)
 	}

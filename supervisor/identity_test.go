@@ -6,70 +6,10 @@ import (
 	"time"
 
 	"cmkfs/account"
-	"cmkfs/hsm"
 	"cmkfs/hsm/azure/emulator"
 	"cmkfs/internal/loadtest"
 	"cmkfs/supervisor/api"
 )
-
-// vaultRig is a rig whose account has its key in an emulated vault, as the
-// system-assigned identity.
-type vaultRig struct {
-	*rig
-	e *emulator.Emulator
-}
-
-func newVaultRig(t *testing.T) *vaultRig {
-	t.Helper()
-	e, err := emulator.Start(emulator.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { e.Close() })
-	for name, value := range e.Env() {
-		t.Setenv(name, value)
-	}
-	v := &vaultRig{e: e}
-	v.do(t, emulator.Command{Action: emulator.VaultCreate, Vault: "demo"})
-	v.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "cmk"})
-	v.grant(t, emulator.SystemIdentity)
-	v.rig = newRig(t)
-	if _, err := v.UpdateAccount(v.ctx, "acct", account.Change{Key: v.key(), Policy: &account.PolicyChange{CheckInterval: account.Duration(time.Second)}}); err != nil {
-		t.Fatal(err)
-	}
-	// The rig's volume is the platform's: this account's is under its vault.
-	if _, err := v.Unmount(v.ctx, "acct", "vol", api.Unmount{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := v.DeleteVolume(v.ctx, "acct", "vol"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.CreateVolume(v.ctx, "acct", api.CreateVolume{Name: "vol"}); err != nil {
-		t.Fatal(err)
-	}
-	v.mustMount()
-	return v
-}
-
-func (v *vaultRig) key() *hsm.Config {
-	return &hsm.Config{Source: hsm.SourceKeyVault, Azure: &hsm.AzureConfig{
-		VaultURI: "https://demo.vault.azure.net/", KeyName: "cmk", PrivateEndpoint: v.e.Endpoint(), CAFile: v.e.CA(),
-	}}
-}
-
-func (v *vaultRig) do(t *testing.T, c emulator.Command) any {
-	t.Helper()
-	r, err := v.e.Do(c)
-	if err != nil {
-		t.Fatalf("%s: %v", c.Action, err)
-	}
-	return r
-}
-
-func (v *vaultRig) grant(t *testing.T, identity string) {
-	t.Helper()
-	v.do(t, emulator.Command{Action: emulator.Grant, Vault: "demo", Identity: identity, Permissions: []string{"get", "encrypt", "decrypt"}})
-}
 
 // TestIdentity_SwitchedUnderLoad: programs do not notice that the account
 // becomes somebody else, not even when who it was is no longer permitted.

@@ -33,6 +33,12 @@ func (k keys) Prove(ctx context.Context, r account.AEKRecord) (hsm.Info, error) 
 	return k.Client.Prove(ctx, r.Key, r.ID, stored(&r))
 }
 
+// Rewrap implements account.KeyAgent.
+func (k keys) Rewrap(ctx context.Context, r account.AEKRecord, to hsm.Config) (hsm.Wrapped, hsm.Info, error) {
+	aek, info, err := k.Client.Rewrap(ctx, r.Key, r.ID, stored(&r), to)
+	return aek.Wrapped, info, err
+}
+
 // stored is an account encryption key in the key agent's terms.
 func stored(r *account.AEKRecord) keyagent.AEK {
 	return keyagent.AEK{Wrapped: r.Wrapped, Commitment: r.Commitment}

@@ -51,13 +51,21 @@ func (a *acct) startRunner(stored account.Lease) {
 
 // Check implements account.Actions.
 func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
-	record := l.record()
-	k := record.Current()
-	info, err := l.agent("").Check(ctx, k.Key, k.ID, stored(k))
-	if ctx.Err() == nil { // what was given up says nothing about the key
-		l.audit.Checked(info, err, record.KeyParams())
+	for {
+		record := l.record()
+		k := record.Current()
+		info, err := l.agent("").Check(ctx, k.Key, k.ID, stored(k))
+		if err != nil && !hsm.SameKeyID(l.record().Current().Wrapped.KeyID, k.Wrapped.KeyID) {
+			continue // the answer is about a key that was replaced meanwhile and may be disabled since
+		}
+		if ctx.Err() == nil { // what was given up says nothing about the key
+			l.audit.Checked(info, err, record.KeyParams())
+		}
+		if err == nil {
+			l.follow(info)
+		}
+		return info, err
 	}
-	return info, err
 }
 
 // Suspend implements account.Actions.

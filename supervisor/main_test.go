@@ -183,9 +183,17 @@ type rig struct {
 	mount string
 }
 
-// newRig starts a daemon with the account "acct", whose key is checked often,
+// newRig starts a daemon with the account "acct", whose key is the platform's,
 // and the volume "vol" mounted at rig.mount.
 func newRig(t *testing.T, options ...string) *rig {
+	t.Helper()
+	r := newRigWithoutVolume(t)
+	r.addVolume(options...)
+	return r
+}
+
+// newRigWithoutVolume starts a daemon with the account "acct".
+func newRigWithoutVolume(t *testing.T) *rig {
 	t.Helper()
 	base := t.TempDir()
 	r := &rig{ctx: t.Context(), mount: filepath.Join(base, "mnt")}
@@ -204,11 +212,16 @@ func newRig(t *testing.T, options ...string) *rig {
 	if _, err := r.CreateAccount(r.ctx, api.CreateAccount{Name: "acct"}); err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// addVolume makes the volume "vol" and mounts it.
+func (r *rig) addVolume(options ...string) {
+	r.t.Helper()
 	if _, err := r.CreateVolume(r.ctx, "acct", api.CreateVolume{Name: "vol"}); err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	r.mustMount(options...)
-	return r
 }
 
 func (r *rig) mustMount(options ...string) {

@@ -115,6 +115,13 @@ func newServer(s *Supervisor) *http.Server {
 	onAccount("DELETE /v1/accounts/{a}", func(_ context.Context, a *acct, _ *http.Request) (any, error) {
 		return nil, s.deleteAccount(a.name)
 	})
+	onAccount("POST /v1/accounts/{a}/rekey", func(ctx context.Context, a *acct, r *http.Request) (any, error) {
+		var k api.Rekey
+		if err := read(r, &k); err != nil {
+			return nil, err
+		}
+		return a.rekey(ctx, k)
+	})
 	onAccount("POST /v1/accounts/{a}/suspend", func(ctx context.Context, a *acct, _ *http.Request) (any, error) {
 		if err := a.suspendAll(ctx); err != nil {
 			return nil, err
@@ -230,7 +237,7 @@ func (a *acct) status(ctx context.Context) (api.AccountStatus, error) {
 		l := run.Lease()
 		st.State, st.Reason, st.Since = string(l.State), l.Reason, l.Since
 		st.LastCheck, st.LastSuccess, st.LeaseExpires = l.LastCheck, l.LastSuccess, l.Expires
-		st.NextAction, st.Warning = l.NextAction(record.Policy), l.Warning
+		st.NextAction, st.Warning = l.NextAction(record.Policy), a.follower.warn(l.Warning)
 		st.KeyExpires, st.CredentialExpires = l.KeyExpires, l.CredentialExpires
 	} else {
 		st.State = string(account.StateOnline)

@@ -208,6 +208,13 @@ func (s *session) showView(a *account.Account, v account.View, output string) er
 	}
 	fields = append(fields, "key expires", showTime(v.Encryption.KeyExpires), "credential expires", showTime(v.Encryption.CredentialExpires), "warning", v.Warning)
 	fields = append(fields, identityFields(a.Identity)...)
+	for _, k := range v.Encryption.PreviousKeys {
+		state := "no longer needed, may be disabled"
+		if len(k.NeededBy) > 0 {
+			state = "still needed"
+		}
+		fields = append(fields, "former key", fmt.Sprintf("%s, replaced %s: %s", k.KeyID, showTime(k.ReplacedAt), state))
+	}
 	p := v.Policy
 	fields = append(fields, "checks", "every "+p.CheckInterval.String()+", every "+p.CheckIntervalUnhealthy.String()+" after a failure",
 		"outage grace", p.OutageGrace.String(), "recovery", p.Recovery, "while suspended", p.OnSuspend+" ("+p.SuspendErrno+")")

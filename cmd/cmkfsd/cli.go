@@ -30,6 +30,7 @@ type accountCmds struct {
 	Show     accountShowCmd     `cmd:"" help:"Show an account."`
 	Renew    accountRenewCmd    `cmd:"" name:"renew-credentials" help:"Get and use the account's credentials anew."`
 	Delete   accountDeleteCmd   `cmd:"" help:"Delete an account that has no volumes."`
+	Rekey    accountRekeyCmd    `cmd:"" help:"Replace the key by another one of the same vault or token."`
 	ListKeys accountListKeysCmd `cmd:"" help:"List the keys of a vault or token and whether they can be used."`
 	Check    accountCheckCmd    `cmd:"" help:"Ask the key, step by step."`
 	Events   accountEventsCmd   `cmd:"" help:"Show the audit log."`

@@ -137,7 +137,7 @@ func TestCommandsDocument_ExamplesRun(t *testing.T) {
 			endpoint = v
 		}
 	}
-	must("keyvault-emulator ctl --dir kv vault acme && keyvault-emulator ctl --dir kv create acme volumes && keyvault-emulator ctl --dir kv grant acme system get list encrypt decrypt")
+	must("keyvault-emulator ctl --dir kv vault acme && keyvault-emulator ctl --dir kv create acme volumes && keyvault-emulator ctl --dir kv create acme volumes-2027 && keyvault-emulator ctl --dir kv grant acme system get list encrypt decrypt")
 	ours := strings.NewReplacer("/srv/home", filepath.Join(work, "home"), "/srv/scratch", filepath.Join(work, "scratch"),
 		"/etc/cmkfs/pin", filepath.Join(work, "rig", "pin"), "/etc/cmkfs/ca.pem", filepath.Join(work, "kv", "ca.pem"), "10.0.0.4", endpoint)
 

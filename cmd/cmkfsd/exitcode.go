@@ -60,7 +60,6 @@ var hints = []struct {
 	{account.ErrNoAccount, "create one: cmkfsd account create --name A"},
 	{account.ErrAmbiguous, "name one with --account"},
 	{account.ErrDaemonRuns, "use that daemon, or stop it first"},
-	{account.ErrRekey, "delete those volumes first, or put the new key into a new account"},
 	{account.ErrNotEmpty, "delete its volumes first: cmkfsd volume delete V"},
 }
 

@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 			"json":     jsonField,
 			"json-env": jsonEnv,
 			"until":    until,
+			"shows":    shows,
 			"daemon-stop": func(ts *testscript.TestScript, _ bool, _ []string) {
 				stop(ts.Getenv("CMKFS_STATE_DIR"), syscall.SIGTERM)
 			},
@@ -241,6 +242,23 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	ts.Fatalf("%s stays %q, want %q", args[0], got, args[1])
+}
+
+// shows runs a command until its output has something that fits: shows PATTERN
+// COMMAND [ARG…]
+func shows(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[0])
+	var out []byte
+	for range 300 {
+		cmd := exec.Command(filepath.Join(bin, args[1]), args[2:]...)
+		cmd.Env = append(os.Environ(), "CMKFS_STATE_DIR="+ts.Getenv("CMKFS_STATE_DIR"))
+		out, _ = cmd.CombinedOutput()
+		if pattern.Match(out) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%q does not show in\n%s", args[0], out)
 }
 
 // hold opens a file for reading or, with a text, reads on in one that is held:

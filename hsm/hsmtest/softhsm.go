@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -70,6 +72,31 @@ func (k *Token) AddKey(t *testing.T, label, id, kind, usage string) {
 		"--keypairgen", "--key-type", kind, "--label", label, "--id", id, usage)
 }
 
+// AddToken makes another token beside this one, with an RSA key "other", and
+// returns its serial number. Its label may be that of the first.
+func (k *Token) AddToken(t *testing.T, label string) (serial string) {
+	t.Helper()
+	out := run(t, "softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "so-"+PIN, "--pin", PIN)
+	_, slot, _ := strings.Cut(strings.TrimSpace(out), "reassigned to slot ")
+	run(t, "pkcs11-tool", "--module", SoftHSMModule, "--slot", slot, "--login", "--pin", PIN,
+		"--keypairgen", "--key-type", "rsa:2048", "--label", "other", "--id", "0a", "--usage-decrypt")
+	_, after, _ := strings.Cut(run(t, "pkcs11-tool", "--module", SoftHSMModule, "--list-slots"), fmt.Sprintf("(0x%x)", number(t, slot)))
+	_, after, _ = strings.Cut(after, "serial num")
+	if serial = strings.TrimLeft(after, " :"); serial == "" {
+		t.Fatalf("the new token in slot %s is not listed", slot)
+	}
+	return strings.Fields(serial)[0]
+}
+
+func number(t *testing.T, s string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // RemoveKey deletes both halves of a key.
 func (k *Token) RemoveKey(t *testing.T, id string) {
 	t.Helper()
@@ -117,12 +144,13 @@ func mkdir(t *testing.T, dir string) {
 	}
 }
 
-func run(t *testing.T, name string, args ...string) {
+func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
+	return string(out)
 }
 
 // ChangePIN changes the token's PIN, not the file.

@@ -90,8 +90,9 @@ func loggedIn(ctx context.Context, u URI, stateDir string, f func(*session) erro
 
 func (k *key) Info(ctx context.Context) (hsm.Info, error) {
 	var info hsm.Info
-	err := k.visit(ctx, "get", k.uri, func(_ *session, o object) error {
+	err := k.visit(ctx, "get", k.uri, func(s *session, o object) error {
 		info = o.info()
+		info.Token = s.tokenID()
 		return nil
 	})
 	return info, err

@@ -115,6 +115,13 @@ func (u URI) matches(t p11.TokenInfo) bool {
 	return true
 }
 
+// tokenID names the token by what it says of itself: a URI can name one token
+// in many ways, and two tokens may have one label.
+func (s *session) tokenID() string {
+	t := s.token
+	return URI{Token: trim(t.Label), Serial: trim(t.SerialNumber), Manufacturer: trim(t.ManufacturerID), Model: trim(t.Model)}.KeyID()
+}
+
 // login reads the PIN and logs in, unless the token has refused that PIN before.
 // The calling thread may be unable to write files afterwards; see readonly.go.
 func (s *session) login(stateDir string) error {

@@ -62,6 +62,11 @@ func (c *Client) RenewCredentials(ctx context.Context, name string) (RenewedCred
 	return call[RenewedCredentials](ctx, c, http.MethodPost, accountPath(name)+"/renew-credentials", nil)
 }
 
+// RekeyAccount replaces an account's customer-managed key by another one.
+func (c *Client) RekeyAccount(ctx context.Context, name string, r Rekey) (account.Account, error) {
+	return call[account.Account](ctx, c, http.MethodPost, accountPath(name)+"/rekey", r)
+}
+
 // DeleteAccount removes an account without volumes.
 func (c *Client) DeleteAccount(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, accountPath(name), nil)

@@ -56,7 +56,7 @@ type Error struct {
 	Condition hsm.Condition `json:"condition,omitempty"` // which of the errors users know by their sentence
 	Reason    string        `json:"reason,omitempty"`    // of an hsm.Error: KeyDisabled, …
 	Cause     string        `json:"cause,omitempty"`     // of an hsm.Error: what the vault or token answered
-	Hint      string        `json:"hint,omitempty"`      // of an hsm.Error: what to do
+	Hint      string        `json:"hint,omitempty"`      // what to do, where more is known than the code says
 	err       error
 }
 
@@ -103,6 +103,12 @@ func ErrorOf(err error) *Error {
 		e.Message = strings.Replace(e.Message, keyErr.Error(), keyErr.Sentence(), 1)
 	case errors.As(err, &name), errors.Is(err, account.ErrInvalid), errors.Is(err, account.ErrAmbiguous), errors.Is(err, account.ErrUnsafeState):
 		e.Code = CodeInvalid
+	case errors.Is(err, account.ErrNoCustomerKey):
+		e.Code, e.Hint = CodeInvalid, "configure one: cmkfsd account update --key-uri URI, or --pkcs11-uri URI"
+	case errors.Is(err, account.ErrOtherVault):
+		e.Code, e.Hint = CodeInvalid, "choose a key of the same vault or token: cmkfsd account list-keys"
+	case errors.Is(err, account.ErrSameKey):
+		e.Code, e.Hint = CodeInvalid, "choose another key: cmkfsd account list-keys; new versions of the present one are followed without a command"
 	case errors.As(err, &ver):
 		e.Code = CodeVersion
 	case errors.Is(err, account.ErrNotFound), errors.Is(err, account.ErrNoAccount), errors.Is(err, account.ErrNoState), errors.Is(err, fs.ErrNotExist):
@@ -111,7 +117,9 @@ func ErrorOf(err error) *Error {
 		e.Code = CodeExists
 	case errors.As(err, &suspended):
 		e.Code = CodeSuspended
-	case errors.Is(err, account.ErrRekey), errors.Is(err, account.ErrNotEmpty), errors.Is(err, account.ErrDaemonRuns):
+	case errors.Is(err, account.ErrRekey):
+		e.Code, e.Hint = CodeBusy, "replace the key by another one of the same vault or token while volumes use it: cmkfsd account rekey"
+	case errors.Is(err, account.ErrNotEmpty), errors.Is(err, account.ErrDaemonRuns):
 		e.Code = CodeBusy
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Code = CodeUnreachable

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 )
 
 // The routes. {a} is an account and {v} a volume name.
@@ -17,6 +18,7 @@ import (
 //	PATCH  /v1/accounts/{a}                         UpdateAccount -> account.Account
 //	DELETE /v1/accounts/{a}
 //	POST   /v1/accounts/{a}/renew-credentials       -> RenewedCredentials
+//	POST   /v1/accounts/{a}/rekey                   Rekey -> account.Account
 //	POST   /v1/accounts/{a}/suspend                 all volumes, and the account -> AccountStatus
 //	POST   /v1/accounts/{a}/restore-access          -> AccountStatus
 //	POST   /v1/accounts/{a}/volumes                 CreateVolume -> VolumeStatus
@@ -99,6 +101,12 @@ type RenewedCredentials struct {
 	// FormerPrincipalID is what the identity's object id was before, if it is
 	// another one now: then the identity was made anew.
 	FormerPrincipalID string `json:"formerPrincipalId,omitempty"`
+}
+
+// Rekey asks for another customer's key of the same vault or token in the place
+// of the account's.
+type Rekey struct {
+	Key hsm.Config `json:"key"` // of it only which key it is counts
 }
 
 // CreateVolume asks for a new, empty volume.

@@ -1,0 +1,377 @@
+package supervisor_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/account"
+	"cmkfs/hsm"
+	"cmkfs/hsm/azure/emulator"
+	"cmkfs/internal/loadtest"
+	"cmkfs/supervisor/api"
+)
+
+func (r *vaultRig) rekey(name, version string) (account.Account, error) {
+	return r.RekeyAccount(r.ctx, "acct", api.Rekey{Key: r.named(name, version)})
+}
+
+// TestRekey_UnderLoad: programs notice nothing of it, the lease rests on the new
+// key at its next check, and the old key may be disabled.
+func TestRekey_UnderLoad(t *testing.T) {
+	r := newVaultRig(t)
+	for _, name := range []string{"k0", "k1", "k2"} {
+		r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: name})
+	}
+	before := r.stored()
+	loadtest.Prove(t, func(n int) loadtest.Report {
+		return loadtest.Measure(t, r.mount, func() {
+			old := r.account().KeyID
+			a, err := r.rekey(fmt.Sprint("k", n), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id := a.Current().Wrapped.KeyID; id == old || !strings.Contains(id, fmt.Sprint("/k", n, "/")) || r.account().KeyID != id {
+				t.Errorf("%s after %s, status has %s", id, old, r.account().KeyID)
+			}
+			_, oldName, _, err := hsm.ParseKeyURI(old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			no := false
+			r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: oldName, Enabled: &no})
+			asked := time.Now()
+			eventually(t, "two checks with the new key", func() bool { return r.account().LastSuccess.After(asked.Add(time.Second)) })
+			if st := r.account(); st.State != "online" {
+				t.Errorf("%+v", st)
+			}
+		})
+	})
+	after := r.stored()
+	if b, a := before.Current(), after.Current(); a.ID != b.ID || !reflect.DeepEqual(a.Commitment, b.Commitment) || a.Key.Azure.PrivateEndpoint != b.Key.Azure.PrivateEndpoint {
+		t.Errorf("before %+v, after %+v", b, a)
+	}
+	if v := after.View(true, false).Encryption.PreviousKeys; len(v) == 0 || v[0].KeyID != before.Current().Wrapped.KeyID || v[0].ReplacedAt.IsZero() || len(v[0].NeededBy) != 0 {
+		t.Errorf("previous keys %+v", v)
+	}
+	if e := r.events(account.AuditAccountRekeyed); len(e) == 0 || e[0].Detail["oldKeyId"] != before.Current().Wrapped.KeyID {
+		t.Errorf("events %+v", e)
+	}
+}
+
+// TestRekey_Refused: one sentence each, and account.json stays as it is.
+func TestRekey_Refused(t *testing.T) {
+	r := newVaultRig(t)
+	r.do(t, emulator.Command{Action: emulator.VaultCreate, Vault: "else"})
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "else", Key: "cmk"})
+	r.do(t, emulator.Command{Action: emulator.Grant, Vault: "else", Identity: emulator.SystemIdentity, Permissions: []string{"get", "encrypt", "decrypt"}})
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "short", Bits: 1024})
+	if _, err := r.CreateAccount(r.ctx, api.CreateAccount{Name: "plain"}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.dir, "accounts", "acct", "account.json")
+	was, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := r.named("cmk", "")
+	elsewhere.Azure.VaultURI = "https://else.vault.azure.net/"
+	_, _, version, err := hsm.ParseKeyURI(r.account().KeyID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		account string
+		key     hsm.Config
+		want    string
+		code    api.Code
+	}{
+		{"acct", *r.key(), "The chosen key must be different from the current key", api.CodeInvalid},
+		{"acct", r.named("cmk", version), "The chosen key must be different from the current key", api.CodeInvalid},
+		{"acct", elsewhere, "Changing key vaults isn't supported", api.CodeInvalid},
+		{"acct", hsm.Config{Source: hsm.SourcePKCS11, PKCS11: &hsm.PKCS11Config{URI: "pkcs11:token=t;object=o?module-path=/m"}}, "Changing key vaults isn't supported", api.CodeInvalid},
+		{"acct", hsm.Config{Source: hsm.SourcePlatform}, "Changing key vaults isn't supported", api.CodeInvalid},
+		{"acct", r.named("none", ""), "The operation failed because the specified key vault key was not found", api.CodeDenied},
+		{"acct", r.named("short", ""), "fewer than 2048 bits", api.CodeMisconfigured},
+		{"plain", *r.key(), "account plain has no customer-managed key", api.CodeInvalid},
+		{"none", *r.key(), "there is no account", api.CodeNotFound},
+	} {
+		_, err := r.RekeyAccount(r.ctx, c.account, api.Rekey{Key: c.key})
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != c.code || !strings.Contains(e.Message, c.want) {
+			t.Errorf("%s %+v: got %v, want %s", c.account, c.key, err, c.want)
+		}
+	}
+	if is, err := os.ReadFile(path); err != nil || string(is) != string(was) {
+		t.Errorf("account.json has changed: %v\n%s", err, is)
+	}
+}
+
+// TestRekey_DaemonKilled at every step: the old or the new key is in force
+// afterwards, the volume is there with its data, and another try succeeds.
+func TestRekey_DaemonKilled(t *testing.T) {
+	r := newVaultRig(t)
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
+	if err := os.WriteFile(r.path("file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"cmk", "other"}
+	current := 0
+	forced := func() int {
+		id := r.stored().Current().Wrapped.KeyID
+		for i, n := range names {
+			if strings.Contains(id, "/keys/"+n+"/") {
+				return i
+			}
+		}
+		t.Fatalf("key %s", id)
+		return -1
+	}
+	const step = 60 * time.Millisecond
+	var oldInForce, newInForce int
+	round := func(what string, kill func()) {
+		r.delay(t, step)
+		done := make(chan error, 1)
+		client := r.daemon.Client
+		go func() {
+			_, err := client.RekeyAccount(r.ctx, "acct", api.Rekey{Key: r.named(names[1-current], "")})
+			done <- err
+		}()
+		kill()
+		r.kill()
+		err := <-done
+		r.undelay(t)
+		was := current
+		current = forced()
+		switch {
+		case current == was:
+			oldInForce++
+			if err == nil {
+				t.Errorf("%s: it was answered, and the old key is in force", what)
+			}
+		default:
+			newInForce++
+		}
+		// What was in force before the kill is not needed if it is not now.
+		no, yes := false, true
+		r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: names[1-current], Enabled: &no})
+		r.daemon = startDaemon(t, r.dir)
+		r.mustMount()
+		if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "content" {
+			t.Fatalf("%s: %q %v", what, b, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(r.dir, "accounts", "acct", ".*")); len(left) > 0 {
+			t.Errorf("%s: left over %v", what, left)
+		}
+		r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: names[1-current], Enabled: &yes})
+	}
+	for n := range 9 { // of five operations of the vault, with what is between them
+		round(fmt.Sprint("after ", n, " steps"), func() { time.Sleep(time.Duration(n) * step * 3 / 4) })
+	}
+	// Around the moment in which the record is stored: the last decrypt is done.
+	for n := range 8 {
+		round(fmt.Sprint("while storing ", n), func() {
+			path := filepath.Join(r.dir, "accounts", "acct")
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+				if n%2 == 0 {
+					if left, _ := filepath.Glob(filepath.Join(path, ".*")); len(left) > 0 {
+						break // the temporary file is there
+					}
+				} else if forced() != current {
+					break // it was renamed
+				}
+			}
+			time.Sleep(time.Duration(n/2) * 300 * time.Microsecond)
+		})
+	}
+	t.Logf("the old key stayed in force %d times, the new one came into force %d times", oldInForce, newInForce)
+	if oldInForce == 0 || newInForce == 0 {
+		t.Error("the kills did not come at different steps")
+	}
+	if _, err := r.rekey(names[1-current], ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRekey_KeyAgentKilled: the command says so, everything stays as it was,
+// and another try succeeds.
+func TestRekey_KeyAgentKilled(t *testing.T) {
+	r := newVaultRig(t)
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
+	old := r.account().KeyID
+	r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultDelay, Op: "encrypt", Delay: 4 * time.Second}})
+	before := r.e.Requests("encrypt")
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.rekey("other", "")
+		done <- err
+	}()
+	eventually(t, "the new key is asked to encrypt", func() bool { return r.e.Requests("encrypt") > before })
+	for _, pid := range children(t, r.cmd.Process.Pid, "key-agent") {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	var e *api.Error
+	if err := <-done; !errors.As(err, &e) || e.Code != api.CodeUnreachable || e.Reason != "AgentDied" {
+		t.Errorf("%v", err)
+	}
+	r.undelay(t)
+	if id := r.account().KeyID; id != old || r.stored().Current().Wrapped.KeyID != old {
+		t.Errorf("the key is %s", id)
+	}
+	if a, err := r.rekey("other", ""); err != nil || a.Current().Wrapped.KeyID == old {
+		t.Errorf("%v", err)
+	}
+	if v := r.volume(); v.State != api.VolumeOnline || v.Restarts != 0 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestFollow_UnderLoad: a new version of the key is taken over by itself,
+// without programs noticing it, and said.
+func TestFollow_UnderLoad(t *testing.T) {
+	r := newVaultRig(t)
+	loadtest.Prove(t, func(int) loadtest.Report {
+		return loadtest.Measure(t, r.mount, func() {
+			old, events := r.account().KeyID, len(r.events(account.AuditKeyVersionChanged))
+			r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "cmk"})
+			eventually(t, "the new version is followed", func() bool { return len(r.events(account.AuditKeyVersionChanged)) > events })
+			now := r.account().KeyID
+			_, _, oldVersion, _ := hsm.ParseKeyURI(old)
+			_, _, newVersion, err := hsm.ParseKeyURI(now)
+			if e := r.events(account.AuditKeyVersionChanged)[events]; err != nil || now == old || e.Detail["oldKeyVersion"] != oldVersion || e.Detail["newKeyVersion"] != newVersion {
+				t.Errorf("from %s to %s: %+v", old, now, e)
+			}
+			no := false
+			r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: "cmk", Version: oldVersion, Enabled: &no})
+			asked := time.Now()
+			eventually(t, "two checks with the new version", func() bool { return r.account().LastSuccess.After(asked.Add(time.Second)) })
+			if st := r.account(); st.State != "online" || st.Warning != "" {
+				t.Errorf("%+v", st)
+			}
+		})
+	})
+	// One version, one event.
+	time.Sleep(3 * time.Second)
+	if a := r.stored(); len(a.PreviousKeys) != len(r.events(account.AuditKeyVersionChanged)) {
+		t.Errorf("%+v, events %+v", a.PreviousKeys, r.events(account.AuditKeyVersionChanged))
+	}
+}
+
+// TestFollow_UnusableVersion: the one in force stays, with a warning, and the
+// vault is asked no more than otherwise; once the new one is usable it is taken.
+func TestFollow_UnusableVersion(t *testing.T) {
+	for name, c := range map[string]struct {
+		break_, mend emulator.Command
+		warning      string
+	}{
+		"disabled":       {emulator.Command{Enabled: new(bool)}, emulator.Command{Enabled: ptr(true)}, "Azure Key Vault key is not enabled"},
+		"expired":        {emulator.Command{Expires: time.Now().Add(-time.Hour)}, emulator.Command{NoDates: true}, "Azure Key Vault key is expired"},
+		"not yet active": {emulator.Command{NotBefore: time.Now().Add(time.Hour)}, emulator.Command{NoDates: true}, "Azure Key Vault key has not been activated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newVaultRig(t)
+			old := r.account().KeyID
+			set := func(c emulator.Command) {
+				c.Action, c.Vault, c.Key = emulator.KeySet, "demo", "cmk"
+				r.do(t, c)
+			}
+			create := c.break_
+			create.Action, create.Vault, create.Key = emulator.KeyCreate, "demo", "cmk"
+			r.do(t, create)
+			eventually(t, "the warning", func() bool { return strings.Contains(r.account().Warning, c.warning) })
+			encrypts := r.e.Requests("encrypt")
+			asked := time.Now()
+			eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
+			if st := r.account(); st.State != "online" || st.KeyID != old {
+				t.Errorf("%+v", st)
+			}
+			if n := r.e.Requests("encrypt"); n != encrypts {
+				t.Errorf("the version was tried %d times", n-encrypts)
+			}
+			if e := r.events(account.AuditKeyVersionRefused); len(e) != 1 || !strings.Contains(e[0].Reason, c.warning) {
+				t.Errorf("events %+v", e)
+			}
+			set(c.mend)
+			eventually(t, "the version is followed", func() bool { st := r.account(); return st.KeyID != old && st.Warning == "" })
+		})
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// TestFollow_FailsAndIsRetried: a version that looks good and fails does not
+// turn a good check into a bad one, and is not tried at every check.
+func TestFollow_FailsAndIsRetried(t *testing.T) {
+	r := newVaultRig(t)
+	old := r.account().KeyID
+	r.do(t, emulator.Command{Action: emulator.Revoke, Vault: "demo", Identity: emulator.SystemIdentity, Permissions: []string{"encrypt"}})
+	r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "cmk"})
+	eventually(t, "the warning", func() bool { return strings.Contains(r.account().Warning, "new version") })
+	encrypts, asked := r.e.Requests("encrypt"), time.Now()
+	eventually(t, "five more checks", func() bool { return r.account().LastSuccess.After(asked.Add(4 * time.Second)) })
+	if st := r.account(); st.State != "online" || st.KeyID != old {
+		t.Errorf("%+v", st)
+	}
+	if n := r.e.Requests("encrypt"); n > encrypts+1 {
+		t.Errorf("the version was tried %d times in five checks", n-encrypts)
+	}
+	r.do(t, emulator.Command{Action: emulator.Grant, Vault: "demo", Identity: emulator.SystemIdentity, Permissions: []string{"encrypt"}})
+	eventually(t, "the version is followed", func() bool { st := r.account(); return st.KeyID != old && st.Warning == "" })
+}
+
+// TestFollow_HangingVault: what takes the new version over may hang; checks go
+// on and the lease with them.
+func TestFollow_HangingVault(t *testing.T) {
+	r := newVaultRig(t)
+	r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultBlackHole, Op: "encrypt"}})
+	r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "cmk"})
+	encrypts := r.e.Requests("encrypt")
+	eventually(t, "the new version is tried", func() bool { return r.e.Requests("encrypt") > encrypts })
+	asked := time.Now()
+	eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
+	if st := r.account(); st.State != "online" {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestFollow_PinnedVersion is never followed.
+func TestFollow_PinnedVersion(t *testing.T) {
+	r := newVaultRig(t)
+	old := r.account().KeyID
+	_, _, version, err := hsm.ParseKeyURI(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, open := r.named("cmk", version), r.named("cmk", "")
+	// Pinning the version in force is no rekey, nor is the opposite.
+	if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Key: &pinned}); err != nil {
+		t.Fatal(err)
+	}
+	r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "cmk"})
+	asked := time.Now()
+	eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
+	if st := r.account(); st.KeyID != old || st.Warning != "" {
+		t.Errorf("%+v", st)
+	}
+	if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Key: &open}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the version is followed", func() bool { return r.account().KeyID != old })
+
+	// Back to the old version by its name; there it stays.
+	if a, err := r.rekey("cmk", version); err != nil || a.Current().Wrapped.KeyID != old || len(a.PreviousKeys) != 1 || a.PreviousKeys[0].KeyID == old {
+		t.Fatalf("%+v %v", a, err)
+	}
+	asked = time.Now()
+	eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
+	if st := r.account(); st.KeyID != old {
+		t.Errorf("%+v", st)
+	}
+}
