@@ -235,7 +235,7 @@ func (a *acct) status(ctx context.Context) (api.AccountStatus, error) {
 	}
 	if run := a.runner(); run != nil {
 		l := run.Lease()
-		st.State, st.Reason, st.Since = string(l.State), l.Reason, l.Since
+		st.State, st.Reason, st.Cause, st.Since = string(l.State), l.Reason, string(l.Cause), l.Since
 		st.LastCheck, st.LastSuccess, st.LeaseExpires = l.LastCheck, l.LastSuccess, l.Expires
 		st.NextAction, st.Warning = l.NextAction(record.Policy), a.follower.warn(l.Warning)
 		st.KeyExpires, st.CredentialExpires = l.KeyExpires, l.CredentialExpires

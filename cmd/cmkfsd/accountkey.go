@@ -94,8 +94,8 @@ func (f *keyFlags) azureConfig(current *hsm.Config) (*hsm.Config, error) {
 		a.PrivateEndpoint = ""
 	} else if f.KeyVaultPrivateEndpoint != "" {
 		_, addrErr := netip.ParseAddr(f.KeyVaultPrivateEndpoint)
-		_, portErr := netip.ParseAddrPort(f.KeyVaultPrivateEndpoint)
-		if addrErr != nil && portErr != nil {
+		withPort, portErr := netip.ParseAddrPort(f.KeyVaultPrivateEndpoint)
+		if addrErr != nil && (portErr != nil || withPort.Port() == 0) {
 			return nil, &usageError{message: fmt.Sprintf("%q is not an IP address with or without a port", f.KeyVaultPrivateEndpoint)}
 		}
 		a.PrivateEndpoint = f.KeyVaultPrivateEndpoint

@@ -41,6 +41,7 @@ type commands struct {
 type serveCommand struct {
 	Dir      string `required:"" env:"KEYVAULT_EMULATOR_DIR" placeholder:"DIR" help:"Keys, settings, the certificate authority (ca.pem). Made if missing."`
 	Listen   string `placeholder:"ADDR" help:"Address of the vaults, for example 127.0.0.1:8443. Default: a free port, the same one at each start."`
+	Private  string `placeholder:"ADDR" help:"Address of the vaults by private link, where firewall and public access do not count. Default: likewise."`
 	Control  string `placeholder:"ADDR" help:"Loopback address of the token endpoint and of ctl. Default: likewise."`
 	PrintEnv bool   `help:"Print what a client needs as KEY=value lines. If an emulator serves the directory already, print and exit."`
 	Vault    string `default:"demo" help:"Vault to make in a new directory; \"\" for none."`
@@ -67,7 +68,7 @@ func (c *serveCommand) Run() error {
 	_, err = os.Stat(filepath.Join(dir, "state.json"))
 	fresh := os.IsNotExist(err)
 	e, err := emulator.Start(emulator.Config{
-		Dir: dir, Listen: c.Listen, Control: c.Control,
+		Dir: dir, Listen: c.Listen, Private: c.Private, Control: c.Control,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

@@ -17,10 +17,17 @@ const maxAnswer = 1 << 20
 
 // answers is between the SDK and the network. It keeps from the SDK what it
 // would trip over: challenges that are none or are written in another way than
-// it reads, and answers without end.
-type answers struct{ next http.RoundTripper }
+// it reads, answers without end, and links to other hosts, which would be given
+// the vault's token.
+type answers struct {
+	next http.RoundTripper
+	host string // of the vault
+}
 
 func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	if port := r.URL.Port(); r.URL.Scheme != "https" || r.URL.Hostname() != a.host || port != "" && port != "443" {
+		return nil, &answerError{"Elsewhere", "its answer leads to another host", errors.New(r.URL.Host)}
+	}
 	resp, err := a.next.RoundTrip(r)
 	if err != nil {
 		return nil, err

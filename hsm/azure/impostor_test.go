@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,6 +26,16 @@ import (
 
 // impostor serves as demo.vault.azure.net, with a certificate that is accepted.
 func impostor(t *testing.T, h http.HandlerFunc) hsm.Key {
+	t.Helper()
+	k, err := azure.Open(t.Context(), impostorConfig(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	return k
+}
+
+func impostorConfig(t *testing.T, h http.HandlerFunc) hsm.AzureConfig {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -47,15 +58,50 @@ func impostor(t *testing.T, h http.HandlerFunc) hsm.Key {
 	s.Config.ErrorLog = nil
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	k, err := azure.Open(t.Context(), hsm.AzureConfig{
+	return hsm.AzureConfig{
 		VaultURI: "https://demo.vault.azure.net/", KeyName: "cmk", CAFile: ca,
 		PrivateEndpoint: s.Listener.Addr().String(),
-	})
+	}
+}
+
+// A list goes on where the page before says. That it is another host is an
+// error: nobody is connected to there, and nobody gets the token.
+func TestImpostor_ListGoesOnElsewhere(t *testing.T) {
+	var elsewhere atomic.Int64
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { k.Close() })
-	return k
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			elsewhere.Add(1)
+			c.Close()
+		}
+	}()
+	for _, link := range []string{
+		"https://" + l.Addr().String() + "/keys?api-version=7.6",
+		"https://other.vault.azure.net/keys?api-version=7.6", "https://demo.vault.azure.net:8443/keys",
+	} {
+		cfg := impostorConfig(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				w.Header().Set("WWW-Authenticate", goodChallenge)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"value":[],"nextLink":%q}`, link)
+		})
+		_, err := azure.List(t.Context(), cfg)
+		wantError(t, err, hsm.KindMisconfigured, "Elsewhere")
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("%d connections to another host", n)
+	}
 }
 
 const goodChallenge = `Bearer authorization="https://login.microsoftonline.com/00000000-0000-0000-0000-000000000000", resource="https://vault.azure.net"`

@@ -103,7 +103,7 @@ func newKey(cfg hsm.AzureConfig) (*key, error) {
 	if err != nil {
 		return fail("Identity", msgBadIdentity, err)
 	}
-	k.http = newHTTPClient(answers{newTransport(u.Hostname(), address, pool)})
+	k.http = newHTTPClient(answers{newTransport(u.Hostname(), address, pool), k.host})
 	k.client, err = azkeys.NewClient(vault, k.cred, &azkeys.ClientOptions{
 		ClientOptions: azcore.ClientOptions{Transport: k.http, Retry: retries(), Telemetry: policy.TelemetryOptions{Disabled: true}},
 	})

@@ -45,8 +45,9 @@ type Status struct {
 // AccountStatus is one account with its lease.
 type AccountStatus struct {
 	Name         string    `json:"name"`
-	State        string    `json:"state"`  // online, degraded, suspending, suspended, restoring; unknown while no daemon runs
-	Reason       string    `json:"reason"` // "" while online
+	State        string    `json:"state"`           // online, degraded, suspending, suspended, restoring; unknown while no daemon runs
+	Reason       string    `json:"reason"`          // "" while online
+	Cause        string    `json:"cause,omitempty"` // of Reason: denied, network-denied, throttled, unreachable, misconfigured, operator-suspend, …
 	Since        time.Time `json:"since,omitzero"`
 	KeySource    string    `json:"keySource"`
 	KeyID        string    `json:"keyId"`

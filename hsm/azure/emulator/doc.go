@@ -2,10 +2,12 @@
 // endpoint of a managed identity do, as far as a customer-managed key needs
 // them, and can be made to refuse, fail and hang as they can.
 //
-// It listens twice: with TLS for all its vaults, told apart by the host name
+// It listens with TLS for all its vaults, told apart by the host name
 // (https://NAME.vault.azure.net, reached through a private endpoint), under a
-// certificate authority of its own; and without, on a loopback address, for the
-// token endpoints and the control commands. Everything it knows is in one
+// certificate authority of its own, at two addresses: the public one, where
+// firewalls and disabled public access count, and that of the private link; and
+// without TLS, on a loopback address, for the token endpoints and the control
+// commands. Everything it knows is in one
 // directory and survives a restart.
 //
 // What it is faithful in: the 401 challenge; tokens bound to identities; access

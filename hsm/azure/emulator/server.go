@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Dir     string       // made if missing
 	Listen  string       // of the vaults, TLS; "" = 127.0.0.1 and the last port, or a free one
+	Private string       // of the same vaults by private link; "" = likewise
 	Control string       // of tokens and control, must be a loopback address; "" = likewise
 	Log     *slog.Logger // of requests; nil = none
 }
@@ -30,6 +31,7 @@ type Config struct {
 type Emulator struct {
 	cfg     Config
 	vaults  net.Listener
+	private net.Listener
 	control net.Listener
 	servers []*http.Server
 	done    sync.WaitGroup
@@ -62,24 +64,14 @@ func Start(cfg Config) (*Emulator, error) {
 	}
 	e := &Emulator{cfg: cfg, closing: make(chan struct{})}
 	e.mu.state, e.mu.requests, e.mu.uses = s, map[string]int{}, uses{}
-	if e.vaults, err = listen(cfg.Listen, s.VaultAddr); err != nil {
+	if err := e.listen(s); err != nil {
 		return nil, err
 	}
-	if e.control, err = listen(cfg.Control, s.ControlAddr); err == nil && !e.control.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		e.control.Close()
-		err = fmt.Errorf("the control address %s is not a loopback address", cfg.Control)
-	}
-	if err != nil {
-		e.vaults.Close()
-		return nil, err
-	}
-	s.VaultAddr, s.ControlAddr = e.vaults.Addr().String(), e.control.Addr().String()
 	if err := s.save(cfg.Dir); err != nil {
-		e.vaults.Close()
-		e.control.Close()
+		e.closeListeners()
 		return nil, err
 	}
-	e.serve(tls.NewListener(e.vaults, &tls.Config{
+	secure := &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if e.refused(h.ServerName) {
@@ -87,9 +79,40 @@ func Start(cfg Config) (*Emulator, error) {
 			}
 			return &cert, nil
 		},
-	}), http.HandlerFunc(e.serveVault))
+	}
+	for link, l := range map[bool]net.Listener{false: e.vaults, true: e.private} {
+		e.serve(tls.NewListener(l, secure), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serveVault(w, r, link) }))
+	}
 	e.serve(e.control, e.controlHandler())
 	return e, nil
+}
+
+// listen opens the three addresses and notes them in the state.
+func (e *Emulator) listen(s *state) (err error) {
+	for _, l := range []struct {
+		to   *net.Listener
+		addr string
+		last *string
+	}{{&e.vaults, e.cfg.Listen, &s.VaultAddr}, {&e.private, e.cfg.Private, &s.PrivateAddr}, {&e.control, e.cfg.Control, &s.ControlAddr}} {
+		if *l.to, err = listen(l.addr, *l.last); err != nil {
+			e.closeListeners()
+			return err
+		}
+		*l.last = (*l.to).Addr().String()
+	}
+	if !e.control.Addr().(*net.TCPAddr).IP.IsLoopback() {
+		e.closeListeners()
+		return fmt.Errorf("the control address %s is not a loopback address", e.cfg.Control)
+	}
+	return nil
+}
+
+func (e *Emulator) closeListeners() {
+	for _, l := range []net.Listener{e.vaults, e.private, e.control} {
+		if l != nil {
+			l.Close()
+		}
+	}
 }
 
 // listen opens addr, or the last one again, or any.
@@ -131,8 +154,13 @@ func (e *Emulator) Close() error {
 	return nil
 }
 
-// Endpoint is IP:PORT of the vaults, for a client's private endpoint.
+// Endpoint is IP:PORT of the vaults' public address, which a client can be sent
+// to as if it were a private endpoint.
 func (e *Emulator) Endpoint() string { return e.vaults.Addr().String() }
+
+// PrivateEndpoint is IP:PORT of the vaults by private link: the firewall and the
+// public access do not count there.
+func (e *Emulator) PrivateEndpoint() string { return e.private.Addr().String() }
 
 // CA is the path of the certificate authority's file.
 func (e *Emulator) CA() string { return filepath.Join(e.cfg.Dir, CAFile) }
@@ -149,6 +177,7 @@ func (e *Emulator) Env() map[string]string {
 		"IDENTITY_ENDPOINT":          control + "/msi/token",
 		"IDENTITY_HEADER":            e.mu.state.IdentityHeader,
 		"KEYVAULT_EMULATOR_ENDPOINT": e.Endpoint(),
+		"KEYVAULT_EMULATOR_PRIVATE":  e.PrivateEndpoint(),
 		"KEYVAULT_EMULATOR_CA":       e.CA(),
 		"KEYVAULT_EMULATOR_CONTROL":  control,
 		"KEYVAULT_EMULATOR_TENANT":   e.mu.state.Tenant,
@@ -186,12 +215,13 @@ func (e *Emulator) refused(host string) bool {
 
 // serveVault is every request to a vault: what is asked for, whether it fails on
 // purpose, who asks, whether the network and the vault let them, and the answer.
-func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request) {
+// link says that it came by private link.
+func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request, link bool) {
 	h := w.Header()
 	id := uuid.NewString()
 	h.Set("x-ms-request-id", id)
 	h.Set("x-ms-keyvault-service-version", "1.9.2488.1")
-	h.Set("x-ms-keyvault-network-info", "conn_type=Ipv4;addr=127.0.0.1;act_addr_fam=InterNetwork;")
+	h.Set("x-ms-keyvault-network-info", map[bool]string{false: "conn_type=Ipv4;", true: "conn_type=PrivateLink;private_endpoint=emulator;"}[link]+"addr=127.0.0.1;act_addr_fam=InterNetwork;")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("Strict-Transport-Security", "max-age=31536000;includeSubDomains")
 	host, _, _ := strings.Cut(r.Host, ":")
@@ -238,7 +268,7 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	e.mu.uses.note(v, who, q.op)
-	if !v.reachable(w, c) || !v.permitted(w, who, q.op, c) {
+	if !link && !v.reachable(w, c) || !v.permitted(w, who, q.op, c) {
 		return
 	}
 	if err != nil {

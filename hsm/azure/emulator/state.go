@@ -27,6 +27,7 @@ type state struct {
 	Faults         []*Fault             `json:"faults,omitempty"`
 	ControlAddr    string               `json:"controlAddr,omitempty"`
 	VaultAddr      string               `json:"vaultAddr,omitempty"`
+	PrivateAddr    string               `json:"privateAddr,omitempty"`
 }
 
 // Vault is one Key Vault or Managed HSM.

@@ -1,0 +1,176 @@
+package main_test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// trap is an address where nobody of ours may ever turn up. It counts who does.
+type trap struct {
+	address string
+	came    atomic.Int64
+}
+
+func newTrap(t *testing.T, address string) *trap {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	trapped := &trap{address: l.Addr().String()}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			trapped.came.Add(1)
+			c.Close()
+		}
+	}()
+	return trapped
+}
+
+// TestPrivateEndpoint_NobodyGoesElsewhere lives an account's whole life with a
+// pinned vault on a host where the vault's name leads to one address and a proxy
+// is configured at another, and wants no connection to either: not by the
+// daemon, not by commands, not while the endpoint fails.
+func TestPrivateEndpoint_NobodyGoesElsewhere(t *testing.T) {
+	work := t.TempDir()
+	state := filepath.Join(work, "state")
+	public, proxy := newTrap(t, "127.77.1.2:443"), newTrap(t, "127.77.1.3:0")
+	t.Cleanup(func() { stop(state, syscall.SIGTERM) })
+
+	env := append(os.Environ(), "CMKFS_STATE_DIR="+state, "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	for line := range strings.Lines(startEmulator(t, filepath.Join(work, "kv"), env)) {
+		env = append(env, strings.TrimSpace(line))
+	}
+	// A mount namespace of its own has the hosts file in which the vault has
+	// its public address, as in the DNS.
+	if err := os.WriteFile(filepath.Join(work, "hosts"), []byte("127.0.0.1 localhost\n127.77.1.2 demo.vault.azure.net\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	script := func(text string, more ...string) {
+		t.Helper()
+		out, err := os.Create(filepath.Join(work, "output")) // a file: the daemon keeps it open
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		cmd := exec.Command("sh", "-exc", "mount --bind hosts /etc/hosts\nrefused() { if \"$@\"; then return 1; fi; }\n"+text)
+		cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(env, more...), work, out, out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		err = cmd.Run()
+		stop(state, syscall.SIGTERM)
+		if err != nil {
+			b, _ := os.ReadFile(out.Name())
+			t.Fatalf("%v\n%s", err, b)
+		}
+	}
+
+	// The traps work: without the pin one is fallen into, and then the other.
+	const unpinned = `refused cmkfsd account update --key-uri $KEYVAULT_EMULATOR_KEY_URI --key-vault-ca $KEYVAULT_EMULATOR_CA`
+	var proxies []string
+	for _, name := range []string{"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy"} {
+		proxies = append(proxies, name+"=http://"+proxy.address)
+	}
+	script("cmkfsd account create --name a\n" + unpinned)
+	if public.came.Load() == 0 || proxy.came.Load() != 0 {
+		t.Fatalf("without a pin: %d connections to the public address, %d to the proxy", public.came.Load(), proxy.came.Load())
+	}
+	script(unpinned, proxies...)
+	if proxy.came.Load() == 0 {
+		t.Fatal("without a pin nobody asks the proxy")
+	}
+	publicBefore, proxyBefore := public.came.Load(), proxy.came.Load()
+
+	script(`
+ctl() { keyvault-emulator ctl --dir kv "$@"; }
+state_is() { for i in $(seq 600); do cmkfsd status -o json | grep -q "\"state\": \"$1\"" && return; sleep 0.05; done; return 1; }
+mkdir -p mnt
+ctl public demo off
+cmkfsd account update --identity-type SystemAssigned
+cmkfsd account update --key-uri $KEYVAULT_EMULATOR_KEY_URI --key-vault-ca $KEYVAULT_EMULATOR_CA --key-vault-private-endpoint $KEYVAULT_EMULATOR_PRIVATE --check-interval 1s --check-interval-unhealthy 200ms --outage-grace 4s
+cmkfsd account check
+cmkfsd account list-keys
+cmkfsd volume create --name v
+cmkfsd volume mount v mnt
+echo hello > mnt/hello
+ctl identity volumes --resource-id /volumes
+refused cmkfsd account update --identity-type UserAssigned --user-assigned-identity /volumes
+ctl grant demo volumes get encrypt decrypt
+cmkfsd account update --identity-type UserAssigned --user-assigned-identity /volumes
+cmkfsd account renew-credentials
+ctl rotate demo cmk
+sleep 2
+cmkfsd volume suspend --all
+cmkfsd volume restore-access --all
+grep hello mnt/hello
+# endpoints that do not work are tried, and nothing else
+refused cmkfsd account update --key-vault-private-endpoint 127.0.0.1:1
+refused cmkfsd account update --key-vault-private-endpoint $KEYVAULT_EMULATOR_ENDPOINT
+refused cmkfsd account update --key-vault-permissions wrap-unwrap
+# failures of the endpoint itself
+ctl fault refuse
+state_is suspended
+refused cmkfsd account check
+refused cmkfsd account list-keys
+refused cmkfsd account renew-credentials
+refused cmkfsd volume restore-access --all
+ctl clear
+ctl fault status --status 503
+refused cmkfsd account check
+ctl clear
+ctl fault black-hole
+refused timeout 60 cmkfsd account check
+ctl clear
+# a question from before that is answered only now is too old for the lease
+for i in $(seq 60); do cmkfsd volume restore-access --all && break; sleep 1; done
+grep hello mnt/hello
+cmkfsd volume unmount v
+`, proxies...)
+	if n := public.came.Load() - publicBefore; n != 0 {
+		t.Errorf("%d connections to the vault's public address", n)
+	}
+	if n := proxy.came.Load() - proxyBefore; n != 0 {
+		t.Errorf("%d connections to the proxy", n)
+	}
+
+	// Without the pin again, the name leads where it leads.
+	script(`refused cmkfsd account update --key-vault-private-endpoint none`)
+	if public.came.Load() == publicBefore {
+		t.Error("the pin was not taken away for the trial")
+	}
+}
+
+// startEmulator runs an emulator until the test ends and returns what a client
+// needs as KEY=value lines.
+func startEmulator(t *testing.T, dir string, env []string) string {
+	t.Helper()
+	emulator := exec.Command(filepath.Join(bin, "keyvault-emulator"), "--dir", dir)
+	if err := emulator.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = emulator.Process.Signal(syscall.SIGTERM)
+		_ = emulator.Wait()
+	})
+	for range 500 {
+		ask := exec.Command(filepath.Join(bin, "keyvault-emulator"), "ctl", "--dir", dir, "env")
+		ask.Env = env
+		if out, err := ask.Output(); err == nil && strings.Contains(string(out), "KEYVAULT_EMULATOR_KEY_URI=") {
+			return string(out)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the emulator does not answer")
+	return ""
+}
