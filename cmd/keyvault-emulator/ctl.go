@@ -72,6 +72,7 @@ type (
 	vaultCommand struct {
 		Vault         string `arg:"" help:"Name, 3 to 24 letters, digits and hyphens."`
 		ManagedHSM    bool   `name:"managed-hsm" help:"A Managed HSM: NAME.managedhsm.azure.net."`
+		Cloud         string `enum:",china,usgov" default:"" placeholder:"china|usgov" help:"Another cloud: NAME.vault.azure.cn, NAME.vault.usgovcloudapi.net."`
 		RBAC          *bool  `name:"rbac" negatable:"" help:"Roles instead of access policies."`
 		Region        string `placeholder:"westeurope" help:"Region it reports."`
 		RecoveryLevel string `placeholder:"Recoverable" help:"Recovery level of its keys, for example Purgeable."`
@@ -156,7 +157,7 @@ func (envCommand) Run(c *ctlCommand) error {
 func (showCommand) Run(c *ctlCommand) error { return c.do(emulator.Command{Action: emulator.Show}) }
 
 func (v vaultCommand) Run(c *ctlCommand) error {
-	cmd := emulator.Command{Action: emulator.VaultCreate, Vault: v.Vault, RBAC: v.RBAC, Region: v.Region, RecoveryLevel: v.RecoveryLevel}
+	cmd := emulator.Command{Action: emulator.VaultCreate, Vault: v.Vault, RBAC: v.RBAC, Region: v.Region, Cloud: v.Cloud, RecoveryLevel: v.RecoveryLevel}
 	if v.ManagedHSM {
 		cmd.Managed = &v.ManagedHSM
 	}

@@ -201,7 +201,11 @@ func (f failure) forbidden(inner, principal string) {
 	case "KeyDisabled":
 		f.Kind, f.Condition, f.Message = hsm.KindDenied, hsm.KeyNotEnabled, hsm.KeyNotEnabled.Error()
 	case "KeyOperationForbidden":
-		unusable("the key itself does not permit "+permission+" (key_ops)", "add "+permission+" to the key's permitted operations")
+		hint := "add " + permission + " to the key's permitted operations"
+		if !f.key.wrap {
+			hint += "; a key that may wrap and unwrap only needs --key-vault-permissions wrap-unwrap"
+		}
+		unusable("the key itself does not permit "+permission+" (key_ops)", hint)
 	case "ForbiddenByRbac":
 		unusable("no role assignment permits "+permission,
 			"assign "+who+" a role with the data action Microsoft.KeyVault/vaults/"+dataActions[permission]+f.key.otherPair())

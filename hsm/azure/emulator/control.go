@@ -25,6 +25,7 @@ type Command struct {
 	Managed       *bool  `json:"managed,omitempty"`
 	RBAC          *bool  `json:"rbac,omitempty"`
 	Region        string `json:"region,omitempty"`
+	Cloud         string `json:"cloud,omitempty"`
 	RecoveryLevel string `json:"recoveryLevel,omitempty"`
 	On            bool   `json:"on,omitempty"` // of firewall and public-access
 
@@ -45,7 +46,7 @@ type Command struct {
 
 // The actions of a Command.
 const (
-	VaultCreate   = "vault-create"   // Vault, Managed, RBAC, Region, RecoveryLevel
+	VaultCreate   = "vault-create"   // Vault, Managed, RBAC, Region, Cloud, RecoveryLevel
 	VaultSet      = "vault-set"      // the same of an existing vault
 	Firewall      = "firewall"       // Vault, On: refuses all addresses
 	PublicAccess  = "public-access"  // Vault, On: off refuses all but private links
@@ -154,6 +155,12 @@ func (v *Vault) set(c Command) error {
 			return fmt.Errorf("the recovery level is one of %s", strings.Join(RecoveryLevels, ", "))
 		}
 		v.RecoveryLevel = c.RecoveryLevel
+	}
+	if _, ok := Clouds[c.Cloud]; !ok {
+		return fmt.Errorf("there is no cloud %q", c.Cloud)
+	}
+	if c.Cloud != "" {
+		v.Cloud = c.Cloud
 	}
 	if c.Region != "" {
 		v.Region = c.Region

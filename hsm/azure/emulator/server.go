@@ -254,7 +254,9 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request, link bool)
 		fail(w, http.StatusNotFound, "NotFound", "", "There is nothing at "+r.Method+" "+r.URL.Path)
 		return
 	}
-	h.Set("x-ms-keyvault-region", v.Region)
+	if !v.Managed { // which spans regions
+		h.Set("x-ms-keyvault-region", v.Region)
+	}
 	if q.op == "healthstatus" {
 		w.WriteHeader(http.StatusOK)
 		return
@@ -285,11 +287,8 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request, link bool)
 
 // authenticate answers 401 with the challenge unless there is a good token.
 func (e *Emulator) authenticate(w http.ResponseWriter, r *http.Request, v *Vault) (*Identity, claims, bool) {
-	audience := "https://vault.azure.net"
-	if v.Managed {
-		audience = "https://managedhsm.azure.net"
-	}
-	challenge := fmt.Sprintf(`Bearer authorization="https://login.microsoftonline.com/%s", resource="%s"`, e.mu.state.Tenant, audience)
+	audience := "https://" + v.domain()
+	challenge := fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="%s"`, Clouds[v.Cloud].authority, e.mu.state.Tenant, audience)
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		w.Header().Set("WWW-Authenticate", challenge)

@@ -34,6 +34,7 @@ type state struct {
 type Vault struct {
 	Name    string `json:"name"`
 	Managed bool   `json:"managed,omitempty"` // Managed HSM
+	Cloud   string `json:"cloud,omitempty"`   // one of Clouds; "" = public
 	Region  string `json:"region"`
 	RBAC    bool   `json:"rbac,omitempty"` // roles instead of access policies
 	// RecoveryLevel is reported with every key; one with "Purgeable" in it lets
@@ -48,13 +49,23 @@ type Vault struct {
 	Deleted        map[string]*Key            `json:"deleted,omitempty"`
 }
 
-// Host is the name under which the vault is reached.
-func (v *Vault) Host() string {
-	if v.Managed {
-		return v.Name + ".managedhsm.azure.net"
-	}
-	return v.Name + ".vault.azure.net"
+// Clouds are the names of Azure's clouds, each with its domain and authority.
+var Clouds = map[string]struct{ domain, authority string }{
+	"":      {"azure.net", "login.microsoftonline.com"},
+	"china": {"azure.cn", "login.chinacloudapi.cn"},
+	"usgov": {"usgovcloudapi.net", "login.microsoftonline.us"},
 }
+
+// domain is what a vault's name goes before, and what its tokens are for.
+func (v *Vault) domain() string {
+	if v.Managed {
+		return "managedhsm." + Clouds[v.Cloud].domain
+	}
+	return "vault." + Clouds[v.Cloud].domain
+}
+
+// Host is the name under which the vault is reached.
+func (v *Vault) Host() string { return v.Name + "." + v.domain() }
 
 // URI is what a client is configured with.
 func (v *Vault) URI() string { return "https://" + v.Host() + "/" }
