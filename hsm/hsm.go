@@ -101,7 +101,7 @@ const (
 
 // Error is the only error type providers return.
 type Error struct {
-	Op         string // get, encrypt, decrypt, open, login …
+	Op         string // get, encrypt, decrypt, open, token, login, module …
 	KeyID      string // as configured, never a secret
 	Kind       Kind
 	Condition  Condition     // "" = none of those users know by a sentence

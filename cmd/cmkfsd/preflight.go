@@ -1,36 +1,38 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"cmkfs/account"
 	"cmkfs/hsm"
+	"cmkfs/hsm/azure"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
 )
 
-type accountCheckCmd struct{ outputFlag }
+type accountCheckCmd struct {
+	keyFlags
+	outputFlag
+}
 
-// Help has the command's example.
+// Help has the command's examples.
 func (*accountCheckCmd) Help() string {
-	return "Asks the key from this process, without a daemon, and says how far it got: the network, the identity, the key's attributes, encrypting and decrypting, and at last the account's own key. Nothing is changed.\n\nExample:\n  cmkfsd account check"
+	return "Asks the key from this process, without a daemon, and says how far it got: the network, the identity, the key's attributes, encrypting and decrypting, and at last the account's own key. With flags it asks another key, which account update may take then. Nothing is changed.\n\nExamples:\n  cmkfsd account check\n  cmkfsd account check --key-uri https://acme.vault.azure.net/keys/volumes --key-vault-private-endpoint 10.0.0.4"
 }
 
 // preflightStep is one line of the check.
 type preflightStep struct {
 	Step   string `json:"step"`
 	Result string `json:"result"` // ok, failed, skipped
+	Millis int64  `json:"ms,omitempty"`
 	Detail string `json:"detail,omitempty"`
+	Hint   string `json:"hint,omitempty"` // of a failed one: what to do next
 }
 
 // preflight collects the steps up to the first failure.
@@ -39,23 +41,21 @@ type preflight struct {
 	err   error
 }
 
-// do makes one step unless an earlier one failed.
-func (p *preflight) do(step string, f func() (detail string, err error)) {
+// passed adds a step that worked; after a failure, one that was not tried.
+func (p *preflight) passed(step, detail string, took time.Duration) {
 	if p.err != nil {
 		p.steps = append(p.steps, preflightStep{Step: step, Result: "skipped"})
 		return
 	}
-	detail, err := f()
-	if err != nil {
-		p.err = err
-		p.steps = append(p.steps, preflightStep{Step: step, Result: "failed", Detail: err.Error()})
-		return
-	}
-	p.steps = append(p.steps, preflightStep{Step: step, Result: "ok", Detail: detail})
+	p.steps = append(p.steps, preflightStep{Step: step, Result: "ok", Millis: took.Milliseconds(), Detail: detail})
 }
 
-// networkTimeout bounds each of DNS, TCP and TLS.
-const networkTimeout = 10 * time.Second
+// failed adds the step that failed.
+func (p *preflight) failed(step string, err error, took time.Duration) {
+	_, hint := classify(err)
+	p.err = err
+	p.steps = append(p.steps, preflightStep{Step: step, Result: "failed", Millis: took.Milliseconds(), Detail: api.ErrorOf(err).Message, Hint: hint})
+}
 
 // Run asks the key.
 func (c *accountCheckCmd) Run(s *session) error {
@@ -64,28 +64,37 @@ func (c *accountCheckCmd) Run(s *session) error {
 		return err
 	}
 	k := a.Current()
-	if k == nil {
-		return api.Errorf(api.CodeNotFound, "the account has no key yet")
-	}
-	var p preflight
-	if k.Key.Azure != nil {
-		p.network(s.ctx, k.Key.Azure)
+	key, err := c.key(a, k)
+	if err != nil {
+		return err
 	}
 	agent, err := s.keyAgent(d)
 	if err != nil {
 		return err
 	}
-	p.key(s.ctx, agent, k)
+	var p preflight
+	if key.Azure != nil {
+		p.network(s.ctx, *key.Azure)
+	}
+	id := p.key(s.ctx, agent, *key)
+	if k != nil && sameKey(k.Key, *key) { // if only how it is reached, or by whom, is another
+		id = k.Wrapped.KeyID
+		p.accountKey(s.ctx, agent, *key, k)
+	}
 	if c.Output == "json" {
 		err = s.printJSON(struct {
 			KeySource string          `json:"keySource"`
 			KeyID     string          `json:"keyId"`
 			Steps     []preflightStep `json:"steps"`
-		}{k.Source, k.Wrapped.KeyID, p.steps})
+		}{key.Source, id, p.steps})
 	} else {
 		var rows [][]string
 		for _, step := range p.steps {
-			rows = append(rows, []string{step.Step, step.Result, step.Detail})
+			took := ""
+			if step.Millis > 0 {
+				took = fmt.Sprintf("%d ms", step.Millis)
+			}
+			rows = append(rows, []string{step.Step, step.Result, took, step.Detail})
 		}
 		s.printTable(nil, rows)
 	}
@@ -95,133 +104,156 @@ func (c *accountCheckCmd) Run(s *session) error {
 	return p.err
 }
 
-// network goes to the vault without an identity, so that a failure is found
-// where it happens.
-func (p *preflight) network(ctx context.Context, a *hsm.AzureConfig) {
-	host, port, address := vaultAddress(a)
-	failed := func(reason, message string, err error) error {
-		return &hsm.Error{Op: "connect", KeyID: a.VaultURI, Kind: hsm.KindUnreachable, Reason: reason, Message: "Could not connect to the KeyVault: " + message, Err: err}
+// key is the key to ask: the account's, or the one that the flags name.
+func (c *accountCheckCmd) key(a *account.Account, k *account.AEKRecord) (*hsm.Config, error) {
+	var current *hsm.Config
+	if k != nil {
+		current = &k.Key
 	}
-	p.do("DNS", func() (string, error) {
-		if address != host {
-			return "not asked: the private endpoint is " + address, nil
-		}
-		ctx, cancel := context.WithTimeout(ctx, networkTimeout)
-		defer cancel()
-		addresses, err := net.DefaultResolver.LookupHost(ctx, host)
-		if err != nil {
-			return "", failed("NoSuchHost", "its name cannot be resolved", err)
-		}
-		return strings.Join(addresses, ", "), nil
-	})
-	var conn net.Conn
-	p.do("TCP", func() (detail string, err error) {
-		d := net.Dialer{Timeout: networkTimeout}
-		if conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(address, port)); err != nil {
-			return "", failed("NoConnection", "nothing answers at its address", err)
-		}
-		return conn.RemoteAddr().String(), nil
-	})
-	if conn != nil {
-		defer conn.Close()
+	key, err := c.config(current)
+	switch {
+	case err != nil:
+		return nil, err
+	case key == nil && current == nil:
+		return nil, api.Errorf(api.CodeNotFound, "the account has no key yet")
+	case key == nil:
+		key = current
+	case key.Source == hsm.SourcePlatform:
+		return nil, &usageError{message: "there is nothing to check before a platform-managed key is used"}
 	}
-	p.do("TLS", func() (string, error) {
-		roots, err := rootsWith(a.CAFile)
-		if err != nil {
-			return "", &hsm.Error{Op: "connect", KeyID: a.VaultURI, Kind: hsm.KindMisconfigured, Reason: "BadCA", Message: "The CA file cannot be used", Err: err}
-		}
-		ctx, cancel := context.WithTimeout(ctx, networkTimeout)
-		defer cancel()
-		t := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: roots, MinVersion: tls.VersionTLS12})
-		if err := t.HandshakeContext(ctx); err != nil {
-			return "", failed("TLS", "it cannot prove to be the vault", err)
-		}
-		return tls.VersionName(t.ConnectionState().Version), nil
-	})
-}
-
-// vaultAddress returns the vault's host name and port, and where to connect to.
-func vaultAddress(a *hsm.AzureConfig) (host, port, address string) {
-	port = "443"
-	if u, err := url.Parse(a.VaultURI); err == nil { // it was checked when it was set
-		host = u.Hostname()
-		if u.Port() != "" {
-			port = u.Port()
-		}
-	}
-	if a.PrivateEndpoint == "" {
-		return host, port, host
-	}
-	if h, p, err := net.SplitHostPort(a.PrivateEndpoint); err == nil {
-		return host, p, h
-	}
-	return host, port, a.PrivateEndpoint
-}
-
-// rootsWith returns the system's roots and those of a file; nil means the
-// system's only.
-func rootsWith(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
+	identity, err := c.identity(a.Identity)
 	if err != nil {
 		return nil, err
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
+	if identity == nil && key == current {
+		return current, nil
 	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate", file)
+	if identity == nil {
+		identity = &a.Identity
 	}
-	return roots, nil
+	return askedAs(key, *identity), nil
+}
+
+// network goes to the vault without an identity.
+func (p *preflight) network(ctx context.Context, a hsm.AzureConfig) {
+	done := azure.Probe(ctx, a)
+	for i, step := range []string{azure.StepDNS, azure.StepTCP, azure.StepTLS} {
+		switch {
+		case i >= len(done):
+			p.passed(step, "", 0)
+		case done[i].Err != nil:
+			p.failed(step, done[i].Err, done[i].Took)
+		default:
+			p.passed(step, done[i].Detail, done[i].Took)
+		}
+	}
 }
 
 // keySteps are what an examination does, by the operation that a failure of it
 // names, in order.
 var keySteps = map[string][]string{
 	hsm.SourcePlatform: {"open", "encrypt", "decrypt"},
-	hsm.SourcePKCS11:   {"open", "login", "get", "encrypt", "decrypt"},
+	hsm.SourcePKCS11:   {"module", "token", "login", "get", "encrypt", "decrypt"},
 	hsm.SourceKeyVault: {"token", "get", "encrypt", "decrypt"},
 }
 
-// key examines the key, and decrypts the account's own.
-func (p *preflight) key(ctx context.Context, agent *keyagent.Client, k *account.AEKRecord) {
-	steps := keySteps[k.Source]
+// firstSteps have to do with what comes before any operation of a key's, and
+// fails with the operation open.
+var firstSteps = map[string]string{hsm.SourcePlatform: "open", hsm.SourcePKCS11: "module", hsm.SourceKeyVault: "token"}
+
+// key examines the key and returns its id.
+func (p *preflight) key(ctx context.Context, agent *keyagent.Client, key hsm.Config) string {
+	steps := keySteps[key.Source]
 	if p.err != nil {
-		for _, step := range append(slices.Clone(steps), "account key") {
-			p.do(step, nil)
+		for _, step := range steps {
+			p.passed(step, "", 0)
 		}
-		return
+		return ""
 	}
-	info, err := agent.Examine(ctx, k.Key)
-	var keyErr *hsm.Error
+	var call keyagent.Call
+	info, err := agent.Observed(func(c keyagent.Call) { call = c }).Examine(ctx, key)
 	failedAt := ""
-	if errors.As(err, &keyErr) {
-		failedAt = keyErr.Op
-		if !slices.Contains(steps, failedAt) {
-			steps = append([]string{failedAt}, steps...)
+	if err != nil {
+		failedAt = steps[len(steps)-1] // of an error that names no step: nothing before it is known to be wrong
+		var keyErr *hsm.Error
+		if errors.As(err, &keyErr) {
+			if keyErr.Op == "open" {
+				failedAt = firstSteps[key.Source]
+			} else if slices.Contains(steps, keyErr.Op) {
+				failedAt = keyErr.Op
+			}
 		}
 	}
 	for _, step := range steps {
-		p.do(step, func() (string, error) {
-			if step == failedAt {
-				return "", err
-			}
-			if step == "get" || step == "open" && k.Source == hsm.SourcePlatform {
-				return describeKey(info), nil
-			}
-			return "", nil
-		})
-	}
-	p.do("account key", func() (string, error) {
-		if err != nil { // it named no step of its own
-			return "", err
+		took, detail := operation(call, step)
+		switch {
+		case step == failedAt:
+			p.failed(step, err, cmp.Or(took, call.Took))
+		case step == "get" || step == "open":
+			p.passed(step, describeKey(info), took)
+		case step == "token" && key.Azure != nil:
+			p.passed(step, describeWho(info), took)
+		default:
+			p.passed(step, detail, took)
 		}
-		_, err := agent.Check(ctx, k.Key, k.ID, keyagent.AEK{Wrapped: k.Wrapped, Commitment: k.Commitment})
-		return "decrypted with " + k.Wrapped.KeyID, err
-	})
+	}
+	return cmp.Or(info.KeyID, configured(key))
+}
+
+// operation says how long a step took, and what the vault calls it if it has
+// another name for it.
+func operation(call keyagent.Call, step string) (took time.Duration, detail string) {
+	called := map[string]string{"wrapKey": "encrypt", "unwrapKey": "decrypt"}
+	for _, o := range call.Operations {
+		if o.Op == step {
+			return o.Took, ""
+		}
+		if called[o.Op] == step {
+			return o.Took, "as " + o.Op
+		}
+	}
+	return 0, ""
+}
+
+// sameKey reports whether two configurations name one key, however it is
+// reached.
+func sameKey(a, b hsm.Config) bool {
+	switch {
+	case a.Azure != nil && b.Azure != nil:
+		return a.Azure.VaultURI == b.Azure.VaultURI && a.Azure.KeyName == b.Azure.KeyName
+	case a.PKCS11 != nil && b.PKCS11 != nil:
+		return a.PKCS11.URI == b.PKCS11.URI
+	}
+	return a.Source == b.Source
+}
+
+// configured is a key as its configuration names it.
+func configured(key hsm.Config) string {
+	switch {
+	case key.Azure != nil:
+		return strings.TrimSuffix(key.Azure.VaultURI+"keys/"+key.Azure.KeyName+"/"+key.Azure.KeyVersion, "/")
+	case key.PKCS11 != nil:
+		return key.PKCS11.URI
+	}
+	return ""
+}
+
+// accountKey decrypts the account's own key, for which the version that
+// encrypted it is needed.
+func (p *preflight) accountKey(ctx context.Context, agent *keyagent.Client, key hsm.Config, k *account.AEKRecord) {
+	const step = "account key"
+	if p.err != nil {
+		p.passed(step, "", 0)
+		return
+	}
+	began := time.Now()
+	_, err := agent.Check(ctx, key, k.ID, keyagent.AEK{Wrapped: k.Wrapped, Commitment: k.Commitment})
+	if err != nil {
+		_, hint := classify(err)
+		p.failed(step, &hinted{err, "the account's volumes need exactly " + k.Wrapped.KeyID + ". " + hint}, time.Since(began))
+		return
+	}
+	p.passed(step, "decrypted with "+k.Wrapped.KeyID, time.Since(began))
 }
 
 func describeKey(info hsm.Info) string {
@@ -237,6 +269,19 @@ func describeKey(info hsm.Info) string {
 	}
 	if info.RecoveryLevel != "" {
 		words = append(words, info.RecoveryLevel)
+	}
+	return strings.Join(words, ", ")
+}
+
+// describeWho is whom a vault sees.
+func describeWho(info hsm.Info) string {
+	var words []string
+	for _, w := range []struct{ name, value string }{
+		{"object id", info.PrincipalID}, {"client id", info.ClientID}, {"tenant", info.TenantID}, {"credential expires", showTime(info.CredentialExpires)},
+	} {
+		if w.value != "" {
+			words = append(words, w.name+" "+w.value)
+		}
 	}
 	return strings.Join(words, ", ")
 }

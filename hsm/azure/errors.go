@@ -115,8 +115,11 @@ func (f failure) noToken(cause error) {
 }
 
 // network is no answer at all: it says how far the connection got.
-func (f failure) network(err error) {
-	f.Reason, f.Err = networkReason(err), errors.New(oneLine(err))
+func (f failure) network(err error) { f.unanswered(networkReason(err), err) }
+
+// unanswered is network with a reason that is known.
+func (f failure) unanswered(reason string, err error) {
+	f.Reason, f.Err = reason, errors.New(oneLine(err))
 	to := f.key.host
 	if f.key.cfg.PrivateEndpoint != "" {
 		to = "the private endpoint " + f.key.cfg.PrivateEndpoint

@@ -27,7 +27,8 @@ type session struct {
 
 // connect loads the library and opens a session on the token, without login.
 func connect(ctx context.Context, u URI) (*session, error) {
-	const op = "open"
+	// What fails is the library at first, and then the token.
+	op := "module"
 	fail := func(k hsm.Kind, reason string, c hsm.Condition, detail string, err error) error {
 		return refuse(op, u.KeyID(), k, reason, c, detail, err)
 	}
@@ -37,14 +38,14 @@ func connect(ctx context.Context, u URI) (*session, error) {
 		return nil, fail(hsm.KindUnreachable, "Deadline", hsm.TokenUnanswered, "its library was busy for too long", ctx.Err())
 	}
 	s := &session{uri: u}
-	if err := s.open(ctx, op, fail); err != nil {
+	if err := s.open(ctx, &op, fail); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, string, hsm.Condition, string, error) error) error {
+func (s *session) open(ctx context.Context, op *string, fail func(hsm.Kind, string, hsm.Condition, string, error) error) error {
 	if err := ctx.Err(); err != nil {
 		return fail(hsm.KindUnreachable, "Deadline", "", "The key operation was given up", err)
 	}
@@ -57,11 +58,12 @@ func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, strin
 	if err := s.ctx.Initialize(); err != nil {
 		s.ctx.Destroy()
 		s.ctx = nil
-		return classify(op, s.uri.KeyID(), err)
+		return classify(*op, s.uri.KeyID(), err)
 	}
+	*op = "token"
 	slots, err := s.ctx.GetSlotList(true)
 	if err != nil {
-		return classify(op, s.uri.KeyID(), err)
+		return classify(*op, s.uri.KeyID(), err)
 	}
 	found := 0
 	var failed error // of a slot that did not answer, which may be the one
@@ -87,7 +89,7 @@ func (s *session) open(ctx context.Context, op string, fail func(hsm.Kind, strin
 		return fail(hsm.KindMisconfigured, "AmbiguousToken", hsm.BadTokenURI, "more than one token matches it: add serial=", nil)
 	}
 	if s.handle, err = s.ctx.OpenSession(s.slot, p11.CKF_SERIAL_SESSION); err != nil {
-		return classify(op, s.uri.KeyID(), err)
+		return classify(*op, s.uri.KeyID(), err)
 	}
 	return nil
 }
