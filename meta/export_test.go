@@ -11,6 +11,25 @@ import (
 // Checkpoint writes a checkpoint now.
 func (v *Volume) Checkpoint() error { return v.checkpoint() }
 
+// ReclaimSynced punches what durable operations freed.
+func (v *Volume) ReclaimSynced() { v.reclaimSynced() }
+
+// FlushHeld makes everything so far durable after during, while nothing can be
+// committed.
+func (v *Volume) FlushHeld(during func()) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	during()
+	return v.syncTo(v.seq)
+}
+
+// DirtySegments is how many segments the next flush has to do with.
+func (v *Volume) DirtySegments() int {
+	v.segments.mu.Lock()
+	defer v.segments.mu.Unlock()
+	return len(v.segments.mu.dirty)
+}
+
 // Recoded decodes bytes of one kind and encodes the result again. ok false
 // says that there is nothing to compare: the empty value.
 type Recoded func(b []byte) (again []byte, ok bool, err error)
