@@ -22,7 +22,7 @@ func (*serveCmd) Help() string {
 
 // Run is the daemon's life.
 func (c *serveCmd) Run(s *session) error {
-	log := slog.New(slog.NewTextHandler(s.err, nil))
+	log := newLog(s.err)
 	slog.SetDefault(log)
 	return supervisor.Run(s.ctx, supervisor.Config{
 		StateDir: s.cli.StateDir, Version: version, MetricsListen: c.MetricsListen, Log: log,
