@@ -36,6 +36,10 @@ func (a *Account) CustomerKey() (*AEKRecord, error) {
 	return k, nil
 }
 
+// settling is how long the copies of a vault may take to agree on which version
+// of a key is the newest.
+const settling = time.Hour
+
 // Rekeyed returns the account with its account encryption keys wrapped by
 // another of the customer's keys, which was held to everything that Changed asks
 // of a new key. The account encryption keys stay what they are, so that no
@@ -70,13 +74,18 @@ func (a *Account) Rekeyed(ctx context.Context, key hsm.Config, agent KeyAgent) (
 
 // Outdated returns the id of the newest version of the account's key if an
 // account encryption key is wrapped by another version and should follow, or
-// "". info is what the vault said of the key just now. A pinned version stays,
-// and no version is taken that was replaced before: a vault whose copies do not
-// agree yet would lead back and forth.
-func (a *Account) Outdated(info hsm.Info) string {
+// "". info is what the vault said of the key at the time now. A pinned version
+// stays, and no version is taken that was replaced a short while ago: a vault
+// whose copies do not agree yet would lead back and forth.
+func (a *Account) Outdated(info hsm.Info, now time.Time) string {
 	_, name, newest, err := hsm.ParseKeyURI(info.KeyID)
-	if err != nil || newest == "" || slices.ContainsFunc(a.PreviousKeys, func(p PreviousKey) bool { return hsm.SameKeyID(p.KeyID, info.KeyID) }) {
+	if err != nil || newest == "" {
 		return ""
+	}
+	for _, p := range a.PreviousKeys {
+		if hsm.SameKeyID(p.KeyID, info.KeyID) && now.Before(p.ReplacedAt.Add(settling)) {
+			return ""
+		}
 	}
 	for _, k := range a.AEKs {
 		if k.Source != hsm.SourceKeyVault || k.Key.Azure.KeyVersion != "" {

@@ -63,7 +63,10 @@ func rewrap(ctx context.Context, req request) (*AEK, hsm.Info, error) {
 	if err != nil {
 		return nil, info, err
 	}
-	if info.KeyID != "" && !hsm.SameKeyID(w.KeyID, info.KeyID) {
+	if hsm.SameKeyID(w.KeyID, req.AEK.Wrapped.KeyID) {
+		return nil, info, sameKey(req.Op, w.KeyID)
+	}
+	if _, _, version, _ := hsm.ParseKeyURI(info.KeyID); version != "" && !hsm.SameKeyID(w.KeyID, info.KeyID) {
 		// Made in this moment, so that nobody has looked at it.
 		return nil, info, unreachable(req.Op, "KeyChanged", "The key got another version just now; try again", nil)
 	}
@@ -101,8 +104,12 @@ func different(ctx context.Context, req request, old, k hsm.Key, info hsm.Info) 
 		}
 	}
 	if same {
-		return &hsm.Error{Op: req.Op, KeyID: info.KeyID, Kind: hsm.KindMisconfigured, Reason: hsm.ReasonSameKey,
-			Message: "The chosen key must be different from the current key"}
+		return sameKey(req.Op, info.KeyID)
 	}
 	return nil
+}
+
+func sameKey(op, keyID string) error {
+	return &hsm.Error{Op: op, KeyID: keyID, Kind: hsm.KindMisconfigured, Reason: hsm.ReasonSameKey,
+		Message: "The chosen key must be different from the current key"}
 }

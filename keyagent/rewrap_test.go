@@ -119,6 +119,23 @@ func TestAgent_Rewrap_Vault(t *testing.T) {
 	}
 }
 
+// TestAgent_Rewrap_ManagedHSM with a role that may wrap and unwrap, no more.
+func TestAgent_Rewrap_ManagedHSM(t *testing.T) {
+	e, key := vaultKey(t)
+	managed := true
+	do(t, e, emulator.Command{Action: emulator.VaultCreate, Vault: "pool", Managed: &managed})
+	do(t, e, emulator.Command{Action: emulator.Grant, Vault: "pool", Identity: emulator.SystemIdentity, Permissions: []string{"get", "wrapKey", "unwrapKey"}})
+	named := func(name string) hsm.Config {
+		do(t, e, emulator.Command{Action: emulator.KeyCreate, Vault: "pool", Key: name})
+		azure := *key.Azure
+		azure.VaultURI, azure.KeyName, azure.Permissions = "https://pool.managedhsm.azure.net/", name, "wrap-unwrap"
+		return hsm.Config{Source: hsm.SourceKeyVault, Azure: &azure}
+	}
+	if _, info := rewrapped(t, client(t, 0), named("first"), named("second")); info.Type != hsm.TypeRSAHSM {
+		t.Errorf("%+v", info)
+	}
+}
+
 func TestAgent_Rewrap_Token(t *testing.T) {
 	token := hsmtest.NewToken(t)
 	token.AddKey(t, "second", "02", "rsa:3072", "--usage-decrypt")

@@ -114,7 +114,7 @@ func (a *acct) follow(info hsm.Info) {
 	if info.KeyID == "" {
 		return // it could not be read
 	}
-	version := a.record().Outdated(info)
+	version := a.record().Outdated(info, time.Now())
 	if version == "" {
 		a.follower.note("", nil, time.Time{})
 		return
@@ -143,7 +143,12 @@ func (a *acct) follow(info hsm.Info) {
 			err = a.save(record)
 		}
 		if err != nil {
-			a.refuse(version, err, time.Now().Add(followPause*time.Duration(old.Policy.CheckInterval)))
+			pause := followPause * time.Duration(old.Policy.CheckInterval)
+			var keyErr *hsm.Error
+			if errors.As(err, &keyErr) {
+				pause = max(pause, keyErr.RetryAfter)
+			}
+			a.refuse(version, err, time.Now().Add(pause))
 			return
 		}
 		a.follower.note("", nil, time.Time{})

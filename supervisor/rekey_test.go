@@ -15,6 +15,7 @@ import (
 	"cmkfs/account"
 	"cmkfs/hsm"
 	"cmkfs/hsm/azure/emulator"
+	"cmkfs/hsm/hsmtest"
 	"cmkfs/internal/loadtest"
 	"cmkfs/supervisor/api"
 )
@@ -372,6 +373,94 @@ func TestFollow_PinnedVersion(t *testing.T) {
 	asked = time.Now()
 	eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
 	if st := r.account(); st.KeyID != old {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestRekey_OldKeyDisabledAtOnce: what asked the old key before the rekey and
+// is answered after it is asked again with the new one.
+func TestRekey_OldKeyDisabledAtOnce(t *testing.T) {
+	for name, begin := range map[string]func(*vaultRig) (end func() error){
+		"a check": func(r *vaultRig) func() error {
+			return func() error {
+				for _, e := range r.events(account.AuditStateChanged) {
+					if e.To == string(account.StateDegraded) {
+						return fmt.Errorf("%+v", e)
+					}
+				}
+				return nil
+			}
+		},
+		"a mount": func(r *vaultRig) func() error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := r.Mount(r.ctx, "acct", "vol", api.Mount{MountPoint: r.mount})
+				done <- err
+			}()
+			return func() error { return <-done }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newVaultRig(t)
+			if name == "a mount" {
+				if _, err := r.Unmount(r.ctx, "acct", "vol", api.Unmount{}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Policy: &account.PolicyChange{CheckInterval: account.Duration(time.Minute)}}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(1500 * time.Millisecond) // a check that was under way is over
+			}
+			r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
+			// One decrypt, the next, is answered late and as the key is then.
+			r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultDelay, Op: "decrypt", Delay: 3 * time.Second, Count: 1}})
+			before := r.e.Requests("decrypt")
+			end := begin(r)
+			eventually(t, "the old key is asked", func() bool { return r.e.Requests("decrypt") > before })
+			if _, err := r.rekey("other", ""); err != nil {
+				t.Fatal(err)
+			}
+			no := false
+			r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: "cmk", Enabled: &no})
+			asked := time.Now()
+			if name == "a check" {
+				eventually(t, "a check with the new key", func() bool { return r.account().LastCheck.After(asked.Add(time.Second)) })
+			}
+			if err := end(); err != nil {
+				t.Error(err)
+			}
+			if st := r.account(); st.State != "online" {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// TestRekey_TokenUnderLoad: the same with keys of a PKCS#11 token.
+func TestRekey_TokenUnderLoad(t *testing.T) {
+	token := hsmtest.NewToken(t)
+	token.AddKey(t, "second", "02", "rsa:2048", "--usage-decrypt")
+	r := newRigWithoutVolume(t)
+	key := func(object string) hsm.Config {
+		return hsm.Config{Source: hsm.SourcePKCS11, PKCS11: &hsm.PKCS11Config{URI: token.URI(object)}}
+	}
+	good := key("good")
+	if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Key: &good, Policy: &account.PolicyChange{CheckInterval: account.Duration(time.Second)}}); err != nil {
+		t.Fatal(err)
+	}
+	r.addVolume()
+	names := []string{"second", "good"}
+	loadtest.Prove(t, func(n int) loadtest.Report {
+		return loadtest.Measure(t, r.mount, func() {
+			a, err := r.RekeyAccount(r.ctx, "acct", api.Rekey{Key: key(names[n%2])})
+			if err != nil || !strings.Contains(a.Current().Wrapped.KeyID, "object="+names[n%2]) {
+				t.Fatalf("%+v %v", a, err)
+			}
+			asked := time.Now()
+			eventually(t, "two checks with the new key", func() bool { return r.account().LastSuccess.After(asked.Add(time.Second)) })
+		})
+	})
+	if st := r.account(); st.State != "online" || r.volume().Restarts != 0 {
 		t.Errorf("%+v", st)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
@@ -144,12 +145,22 @@ func (s *spawner) release(ctx context.Context, p *workerProcess, start worker.St
 		}
 	}
 	p.aekID = sealed.AEKID
-	record, err := find(sealed.AEKID)
-	if err != nil {
-		return err
+	for {
+		record, err := find(sealed.AEKID)
+		if err != nil {
+			return err
+		}
+		err = s.agent.Release(ctx, record.Key, record.ID, stored(record),
+			sealed.VolumeID, keyagent.VEK{Sealed: sealed.VEK, Commitment: sealed.Commitment}, to)
+		if err == nil {
+			return nil
+		}
+		now, ferr := find(sealed.AEKID)
+		if ferr != nil || hsm.SameKeyID(now.Wrapped.KeyID, record.Wrapped.KeyID) {
+			return err
+		}
+		// The customer's key was replaced meanwhile and may be disabled since.
 	}
-	return s.agent.Release(ctx, record.Key, record.ID, stored(record),
-		sealed.VolumeID, keyagent.VEK{Sealed: sealed.VEK, Commitment: sealed.Commitment}, to)
 }
 
 // workerEnv is what a worker sees of the environment: the Go runtime's

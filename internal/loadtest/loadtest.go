@@ -81,6 +81,11 @@ func Measure(t testing.TB, mount string, f func()) Report {
 	var wait sync.WaitGroup
 	wait.Go(volume.run)
 	wait.Go(control.run)
+	end := sync.OnceFunc(func() {
+		close(volume.stop)
+		close(control.stop)
+	})
+	defer end() // also if f ends the test
 
 	time.Sleep(margin)
 	volume.enter(during)
@@ -90,8 +95,7 @@ func Measure(t testing.TB, mount string, f func()) Report {
 	volume.enter(quiet)
 	// As long as f, so that what happens now and then had its chance.
 	time.Sleep(min(time.Since(began), 20*time.Second))
-	close(volume.stop)
-	close(control.stop)
+	end()
 
 	ended := make(chan struct{})
 	go func() { wait.Wait(); close(ended) }()
