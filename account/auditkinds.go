@@ -60,6 +60,13 @@ const (
 
 	AuditCredentialsRenewed    = "credentials-renewed"
 	AuditCredentialsNotRenewed = "credentials-not-renewed"
+
+	// A rotation or transition, and one volume of it.
+	AuditKeyMoveBegun    = "key-move-begun"
+	AuditKeyMoveResumed  = "key-move-resumed"
+	AuditKeyMoveStopped  = "key-move-stopped"
+	AuditKeyMoveFinished = "key-move-finished"
+	AuditVolumeKeyMoved  = "volume-key-moved"
 )
 
 // severities has every kind. A key operation that failed is an ERROR, and a
@@ -97,6 +104,12 @@ var severities = map[string]Severity{
 
 	AuditCredentialsRenewed:    SeverityNotice,
 	AuditCredentialsNotRenewed: SeverityError,
+
+	AuditKeyMoveBegun:    SeverityNotice,
+	AuditKeyMoveResumed:  SeverityNotice,
+	AuditKeyMoveStopped:  SeverityError,
+	AuditKeyMoveFinished: SeverityNotice,
+	AuditVolumeKeyMoved:  SeverityNotice,
 }
 
 // severityOf is an event's severity if its maker gave it none.

@@ -33,6 +33,9 @@ type KeyAgent interface {
 // ErrRekey: the account's key cannot be replaced while volumes need it.
 var ErrRekey = errors.New("volumes need the present key")
 
+// ErrOneWay: what is under the customer's key does not go back to the platform's.
+var ErrOneWay = errors.New("volumes do not revert to platform-managed keys")
+
 // Change is what an account update asks for; what is nil stays.
 type Change struct {
 	Location *string           `json:"location,omitempty"`
@@ -159,7 +162,7 @@ func (a *Account) Changed(ctx context.Context, c Change, used func(aekID string)
 // setKey makes key the one that wraps the account encryption key.
 func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) (bool, error), agent KeyAgent) error {
 	if key.Source == hsm.SourcePlatform {
-		return a.dropCustomerKeys(used)
+		return a.dropCustomerKeys(ctx, key, used, agent)
 	}
 	if key.Azure != nil {
 		if a.Identity.Type == IdentityNone {
@@ -182,20 +185,16 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		if err == nil && info.KeyID == old.Wrapped.KeyID {
 			same.KeyInfo = info
 			*old = same
-			return nil
+			return a.reachOlder(ctx, same, agent)
 		}
 		if err != nil && *key.PKCS11 == *old.Key.PKCS11 {
 			return err
 		}
 	}
-	if old != nil {
-		inUse, err := used(old.ID)
-		if err != nil {
-			return err
-		}
-		if inUse {
-			return failf(ErrRekey, "account %s has volumes encrypted with its present key %s: it cannot be replaced by another key", a.Name, old.Wrapped.KeyID)
-		}
+	if inUse, err := a.customerKeyInUse(used); err != nil {
+		return err
+	} else if inUse != nil {
+		return failf(ErrRekey, "account %s has volumes encrypted with its present key %s: it cannot be replaced by another key", a.Name, inUse.Wrapped.KeyID)
 	}
 	k, err := newAEK(ctx, key, agent)
 	if err != nil {
@@ -207,33 +206,43 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 	if key.Azure != nil {
 		a.Identity.seen(k.KeyInfo)
 	}
-	if old != nil {
-		*old = k // no volume needs the old one
-	} else {
-		a.AEKs = append(a.AEKs, k)
-	}
+	a.replaceCustomerKeys(&k) // no volume needs the old ones
 	return nil
 }
 
 // dropCustomerKeys goes back to the platform-managed key, which is only
-// possible while no volume is under the customer's.
-func (a *Account) dropCustomerKeys(used func(string) (bool, error)) error {
-	var keep []AEKRecord
-	for _, k := range a.AEKs {
-		if k.Source == hsm.SourcePlatform {
-			keep = append(keep, k)
+// possible while no volume is under the customer's. After a transition there is
+// none left, and a new one is made.
+func (a *Account) dropCustomerKeys(ctx context.Context, platform hsm.Config, used func(string) (bool, error), agent KeyAgent) error {
+	if inUse, err := a.customerKeyInUse(used); err != nil {
+		return err
+	} else if inUse != nil {
+		return failf(ErrOneWay, "account %s has volumes encrypted with its key %s: volumes cannot revert to platform-managed keys", a.Name, inUse.Wrapped.KeyID)
+	}
+	a.replaceCustomerKeys(nil)
+	if len(a.AEKs) > 0 {
+		return nil
+	}
+	k, err := newAEK(ctx, platform, agent)
+	if err != nil {
+		return err
+	}
+	a.AEKs = append(a.AEKs, k)
+	return nil
+}
+
+// customerKeyInUse returns one of the account encryption keys under the
+// customer's key that a volume needs; nil = there is none.
+func (a *Account) customerKeyInUse(used func(string) (bool, error)) (*AEKRecord, error) {
+	for i := range a.AEKs {
+		if a.AEKs[i].Source == hsm.SourcePlatform {
 			continue
 		}
-		inUse, err := used(k.ID)
-		if err != nil {
-			return err
-		}
-		if inUse {
-			return failf(ErrRekey, "account %s has volumes encrypted with its key %s: it cannot go back to a platform-managed key", a.Name, k.Wrapped.KeyID)
+		if inUse, err := used(a.AEKs[i].ID); err != nil || inUse {
+			return &a.AEKs[i], err
 		}
 	}
-	a.AEKs = keep
-	return nil
+	return nil, nil
 }
 
 // perhapsSameKey reports whether a configuration may mean the key that wraps a

@@ -120,11 +120,13 @@ func TestAccount_Changed_Keys(t *testing.T) {
 	for name, c := range map[string]account.Change{
 		"another key":        {Key: azureKey("k1")},
 		"another key source": {Key: tokenKey("pkcs11:object=K")},
-		"the platform's":     {Key: &hsm.Config{Source: hsm.SourcePlatform}},
 	} {
 		if err := change(c); !errors.Is(err, account.ErrRekey) {
 			t.Errorf("%s while volumes use one: %v", name, err)
 		}
+	}
+	if err := change(account.Change{Key: &hsm.Config{Source: hsm.SourcePlatform}}); !errors.Is(err, account.ErrOneWay) {
+		t.Errorf("the platform's while volumes use one: %v", err)
 	}
 	user := &account.Identity{Type: account.IdentityUserAssigned, UserAssignedIdentity: "me"}
 	if err := change(account.Change{Identity: user}); err != nil || a.Current().Key.Azure.UserAssignedIdentity != "me" {

@@ -23,8 +23,10 @@ type Account struct {
 	Created  time.Time         `json:"created"`
 	Identity Identity          `json:"identity"`
 	// AEKs holds every account encryption key that a volume may still need,
-	// oldest first. At most one of them is platform-managed.
+	// oldest first. There are several of one source only while Move, a rotation,
+	// is not finished; the newest of a source is its last.
 	AEKs   []AEKRecord `json:"aeks"`
+	Move   *KeyMove    `json:"move,omitempty"` // under way; nil = none
 	Policy Policy      `json:"policy"`
 	// PreviousKeys holds the customer's keys and versions that wrapped account
 	// encryption keys before, oldest first.
@@ -104,6 +106,9 @@ func (a *Account) Validate() error {
 			return fmt.Errorf("account %s: account encryption key %s is incomplete", a.Name, k.ID)
 		}
 	}
+	if err := a.checkMove(); err != nil {
+		return err
+	}
 	return a.Policy.Validate()
 }
 
@@ -111,16 +116,26 @@ func (a *Account) Validate() error {
 // as volume.json. The superblock alone says which keys open the volume; this
 // file may be lost without losing data.
 type VolumeRecord struct {
-	Version    int       `json:"version"`
-	Name       string    `json:"name"`
-	KeySource  string    `json:"keySource"`
-	AEKID      string    `json:"aekId"`
+	Version   int    `json:"version"`
+	Name      string `json:"name"`
+	KeySource string `json:"keySource"`
+	AEKID     string `json:"aekId"`
+	// FormerAEKID is the account encryption key that the superblock may still
+	// name while the volume's key is being moved from it to AEKID.
+	FormerAEKID string `json:"formerAekId,omitempty"`
+
 	QuotaBytes uint64    `json:"quotaBytes"` // 0 = none
 	Created    time.Time `json:"created"`
 	// MountPoint is where the volume is mounted, or was when the host or the
 	// daemon stopped; "" after an unmount.
 	MountPoint string   `json:"mountPoint,omitempty"`
 	Options    []string `json:"options,omitempty"` // of that mount
+}
+
+// Needs reports whether the volume's key may be sealed under an account
+// encryption key. A volume whose record was lost may need any.
+func (v *VolumeRecord) Needs(aekID string) bool {
+	return v.AEKID == "" || v.AEKID == aekID || v.FormerAEKID == aekID
 }
 
 // Validate refuses a record that this program did not write.

@@ -46,6 +46,8 @@ type EncryptionView struct {
 	KeyExpires         time.Time           `json:"keyExpires,omitzero"`        // zero = never, or not known
 	CredentialExpires  time.Time           `json:"credentialExpires,omitzero"` // likewise
 	PreviousKeys       []PreviousKeyView   `json:"previousKeys,omitempty"`
+	// Unfinished is a rotation or transition that has begun and goes on by itself.
+	Unfinished *KeyMove `json:"unfinished,omitempty"`
 }
 
 // PreviousKeyView is a former key or version of it.
@@ -100,7 +102,7 @@ func (a *Account) View(inUse, failing bool) View {
 	v := View{
 		ID: a.ID, Name: a.Name, Location: a.Location, Tags: a.Tags, Policy: a.Policy,
 		Identity:   a.Identity.view(),
-		Encryption: EncryptionView{KeySource: a.KeySource()},
+		Encryption: EncryptionView{KeySource: a.KeySource(), Unfinished: a.Move},
 	}
 	for _, p := range a.PreviousKeys {
 		v.Encryption.PreviousKeys = append(v.Encryption.PreviousKeys, PreviousKeyView{PreviousKey: p, NeededBy: a.wrappedBy(p.KeyID)})

@@ -39,7 +39,7 @@ type request struct {
 	AEK      *AEK        `json:"aek,omitempty"`
 	VolumeID []byte      `json:"volumeId,omitempty"`
 	VEK      *VEK        `json:"vek,omitempty"`
-	To       *Under      `json:"to,omitempty"`       // of a reseal
+	From     *Under      `json:"from,omitempty"`     // of a reseal: the key that VEK is under
 	Location string      `json:"location,omitempty"` // identify: the account's
 	NewKey   *hsm.Config `json:"newKey,omitempty"`   // of a rewrap
 }

@@ -19,8 +19,7 @@ type Under struct {
 // opened once more for proof. The volume's key itself stays the same.
 func (c *Client) Reseal(ctx context.Context, from, to Under, volumeID [16]byte, v VEK) (VEK, error) {
 	r, err := c.call(ctx, request{
-		Op: opReseal, Key: from.Key, AEKID: from.AEKID, AEK: &from.AEK, VolumeID: volumeID[:], VEK: &v,
-		To: &to,
+		Op: opReseal, Key: to.Key, AEKID: to.AEKID, AEK: &to.AEK, VolumeID: volumeID[:], VEK: &v, From: &from,
 	}, nil)
 	if err == nil && r.VEK == nil {
 		err = malformed(opReseal)
@@ -34,23 +33,23 @@ func (c *Client) Reseal(ctx context.Context, from, to Under, volumeID [16]byte, 
 // reseal is Reseal in the agent. The new account key is unwrapped first: if it
 // cannot be had, the old one is not needed.
 func reseal(ctx context.Context, req request) (*VEK, error) {
-	if req.VEK == nil || req.To == nil {
-		return nil, misconfigured(req.Op, "NoVEK", "There is no volume encryption key or no account encryption key to seal it under", nil)
+	if req.VEK == nil || req.From == nil {
+		return nil, misconfigured(req.Op, "NoVEK", "There is no volume encryption key or no account encryption key that it is under", nil)
 	}
-	target := req
-	target.Key, target.AEKID, target.AEK = req.To.Key, req.To.AEKID, &req.To.AEK
-	to, err := openAEK(ctx, target)
+	to, err := openAEK(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(to[:])
-	vek, err := openVEK(ctx, req)
+	source := req
+	source.Key, source.AEKID, source.AEK = req.From.Key, req.From.AEKID, &req.From.AEK
+	vek, err := openVEK(ctx, source)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(vek[:])
-	sealed := crypto.SealKey(to, vek, vekAD(target))
-	back, err := crypto.OpenKey(to, sealed, vekAD(target))
+	sealed := crypto.SealKey(to, vek, vekAD(req))
+	back, err := crypto.OpenKey(to, sealed, vekAD(req))
 	if err != nil || !back.Equal(vek) {
 		return nil, misconfigured(req.Op, "BadVEK", "The volume encryption key could not be opened after it was sealed again", err)
 	}

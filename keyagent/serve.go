@@ -114,7 +114,7 @@ func (s *server) serve(req request, to int) {
 // busyIsHung tells sources whose code cannot be interrupted: an agent stuck in
 // it must not answer, so that it is replaced.
 func (r request) busyIsHung() bool {
-	return r.Key.Source == hsm.SourcePKCS11 || r.To != nil && r.To.Key.Source == hsm.SourcePKCS11
+	return r.Key.Source == hsm.SourcePKCS11 || r.From != nil && r.From.Key.Source == hsm.SourcePKCS11
 }
 
 // send writes the reply, a long list of keys in parts. If the supervisor is

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
 )
@@ -22,6 +23,15 @@ type acct struct {
 	// changes is held for writing while the account's record is being changed,
 	// for reading while a volume is made under one of its keys.
 	changes sync.RWMutex
+	// moving is held while volumes are moved from one key to another, which may
+	// take long, and while the account gets another key.
+	moving     sync.Mutex
+	unfinished chan struct{}   // a move was left unfinished; holds one
+	closing    context.Context // ends when the account is closed
+	stopMoves  context.CancelFunc
+	mover      sync.WaitGroup // finishMoves
+
+	volumes sync.Mutex // held while a volume's record is read, changed and written
 
 	follower follower
 
@@ -31,6 +41,7 @@ type acct struct {
 		runner     *account.Runner  // nil = the account has no key yet
 		stopRunner func()
 		opening    map[*opening]bool
+		giveWay    func() // ends the move that the daemon resumed by itself; nil = there is none
 	}
 }
 
@@ -55,7 +66,8 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &acct{s: s, name: name, audit: audit}
+	a := &acct{s: s, name: name, audit: audit, unfinished: make(chan struct{}, 1)}
+	a.closing, a.stopMoves = context.WithCancel(context.Background())
 	a.mu.record = record
 	a.mu.opening = map[*opening]bool{}
 	a.follower.init()
@@ -63,6 +75,7 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	s.mu.accounts[name] = a
 	s.mu.Unlock()
 	a.startRunner(stored)
+	a.mover.Go(a.finishMoves)
 	return a, nil
 }
 
@@ -121,7 +134,7 @@ func (a *acct) save(r *account.Account) error {
 
 // createAccount makes an account with a platform-managed key.
 func (s *Supervisor) createAccount(ctx context.Context, r api.CreateAccount) (*account.Account, error) {
-	s.creating.Lock() // two with one name, two that make the platform key
+	s.creating.Lock() // two with one name
 	defer s.creating.Unlock()
 	if err := account.CheckName("account", r.Name); err != nil {
 		return nil, err
@@ -159,9 +172,13 @@ func (s *Supervisor) deleteAccount(name string) error {
 	if err != nil {
 		return err
 	}
-	a.changes.Lock()
-	defer a.changes.Unlock()
-	if err := s.dir.DeleteAccount(name); err != nil {
+	_, end, err := a.beginMove(context.Background())
+	if err != nil {
+		return err
+	}
+	err = a.deleteFolder()
+	end()
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -171,8 +188,30 @@ func (s *Supervisor) deleteAccount(name string) error {
 	return nil
 }
 
+func (a *acct) deleteFolder() error {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	return a.s.dir.DeleteAccount(a.name)
+}
+
 // update changes an account. A key that cannot be used changes nothing.
 func (a *acct) update(ctx context.Context, change account.Change) (*account.Account, error) {
+	if change.Key != nil || change.Identity != nil {
+		var end func()
+		var err error
+		if ctx, end, err = a.beginMove(ctx); err != nil {
+			return nil, err // it would take away the key that volumes are moving to
+		}
+		defer end()
+	}
+	if change.Key != nil && change.Key.Source == hsm.SourcePlatform && a.record().AEKFor(hsm.SourcePlatform) == nil {
+		// After a transition a new one is needed, if no volume forbids it.
+		platform, err := a.s.platformKey()
+		if err != nil {
+			return nil, err
+		}
+		change.Key = &platform
+	}
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	old := a.record()
@@ -206,7 +245,7 @@ func (a *acct) used(aekID string) (bool, error) {
 	}
 	for _, n := range names {
 		v, err := a.s.dir.Volume(a.name, n)
-		if err != nil || v.AEKID == "" || v.AEKID == aekID {
+		if err != nil || v.Needs(aekID) {
 			return true, nil
 		}
 	}
@@ -215,6 +254,7 @@ func (a *acct) used(aekID string) (bool, error) {
 
 // close ends the account's runner and closes its log. Its volumes are unmounted.
 func (a *acct) close() {
+	a.endMoves()
 	a.mu.Lock()
 	stop := a.mu.stopRunner
 	a.mu.stopRunner, a.mu.runner = nil, nil
@@ -226,6 +266,14 @@ func (a *acct) close() {
 	if err := a.audit.Close(); err != nil {
 		a.s.log.Error("close the audit log", "account", a.name, "err", err)
 	}
+}
+
+// endMoves gives up the move of keys that is under way and lets none begin.
+func (a *acct) endMoves() {
+	a.stopMoves()
+	a.mover.Wait()
+	a.moving.Lock()
+	defer a.moving.Unlock()
 }
 
 // suspendAccount is the operator's lock of all volumes.

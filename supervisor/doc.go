@@ -13,6 +13,7 @@
 //     supervisor/api) and Prometheus
 //   - accounts.go, keys.go, leases.go: accounts, their keys, the lease runners
 //   - volumes.go, create.go, mount.go, options.go, check.go: what commands do
+//   - rotate.go, reseal.go: rotations and transitions, and one volume of them
 //   - mounted.go: the loop of one mounted volume, with takeover.go, suspend.go,
 //     unmount.go and ending.go for its parts
 //   - spawn.go: starting workers
@@ -26,10 +27,17 @@
 // record are made under its changes mutex; a record is never modified, only
 // replaced.
 //
+// A rotation or transition goes past the commands: it may take long, and a mount
+// at boot must not be refused because of it. It asks the worker that serves the
+// volume, or starts one without a key, and whoever wants to start another waits
+// (Supervisor.exclusive). The volume's own lock decides in the end.
+//
 // # Locks
 //
-// In this order, the outer one first: Supervisor.creating, acct.changes (both
-// held while the key agent is asked, by commands that make or change an
-// account), then Supervisor.mu, acct.mu, mounted.mu and workerProcess.mu, which
+// In this order, the outer one first: Supervisor.creating, acct.moving,
+// acct.changes (held while the key agent is asked, by commands that make or
+// change an account), acct.volumes (held while a volume's record is replaced),
+// Supervisor.makingKey (held while the platform key is looked for or made),
+// then Supervisor.mu, acct.mu, mounted.mu and workerProcess.mu, which
 // are innermost, held for a few instructions and never two at a time.
 package supervisor

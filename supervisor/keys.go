@@ -61,10 +61,16 @@ func (a *acct) findAEK(id string) (*account.AEKRecord, error) {
 // aekFor returns the account encryption key under which a new volume of a key
 // source is created.
 func (a *acct) aekFor(source string) (*account.AEKRecord, error) {
-	if k := a.record().AEKFor(source); k != nil {
+	record := a.record()
+	if m := record.Move; source == hsm.SourcePlatform && m != nil && m.Kind == account.MoveTransition {
+		return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("account %s is in transition to customer-managed keys: it takes no new volumes under a platform-managed key", a.name))
+	}
+	if k := record.AEKFor(source); k != nil {
 		return k, nil
 	}
 	switch source {
+	case hsm.SourcePlatform:
+		return nil, api.Errorf(api.CodeInvalid, fmt.Sprintf("account %s has made the transition to customer-managed keys: it has no platform-managed key any more", a.name))
 	case hsm.SourceKeyVault:
 		return nil, api.Refuse(api.CodeInvalid, hsm.NotConfigured)
 	case hsm.SourcePKCS11:
@@ -76,6 +82,8 @@ func (a *acct) aekFor(source string) (*account.AEKRecord, error) {
 // platformKey returns the platform-managed key, and makes it for the first
 // account. One that is lost is not replaced: what it wrapped needs it.
 func (s *Supervisor) platformKey() (hsm.Config, error) {
+	s.makingKey.Lock()
+	defer s.makingKey.Unlock()
 	path := s.dir.PlatformKeyPath()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		for _, a := range s.accounts() {

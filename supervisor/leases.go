@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -53,9 +54,8 @@ func (a *acct) startRunner(stored account.Lease) {
 func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
 	for {
 		record := l.record()
-		k := record.Current()
-		info, err := l.agent("").Check(ctx, k.Key, k.ID, stored(k))
-		if err != nil && !hsm.SameKeyID(l.record().Current().Wrapped.KeyID, k.Wrapped.KeyID) {
+		info, err := l.checkAll(ctx, record)
+		if err != nil && l.replaced(record) {
 			continue // the answer is about a key that was replaced meanwhile and may be disabled since
 		}
 		if ctx.Err() == nil { // what was given up says nothing about the key
@@ -68,13 +68,34 @@ func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
 	}
 }
 
+// checkAll proves every account encryption key that a volume may be under:
+// there is more than one while a rotation is not finished.
+func (l leaseActions) checkAll(ctx context.Context, record *account.Account) (info hsm.Info, err error) {
+	for _, k := range record.LeaseKeys() {
+		if info, err = l.agent("").Check(ctx, k.Key, k.ID, stored(&k)); err != nil {
+			return info, err
+		}
+	}
+	return info, nil
+}
+
+// replaced reports whether one of the keys that a check was about is not the
+// account's any more.
+func (l leaseActions) replaced(checked *account.Account) bool {
+	record := l.record()
+	return slices.ContainsFunc(checked.LeaseKeys(), func(k account.AEKRecord) bool {
+		now := record.AEK(k.ID)
+		return now == nil || !hsm.SameKeyID(now.Wrapped.KeyID, k.Wrapped.KeyID)
+	})
+}
+
 // Suspend implements account.Actions.
 func (l leaseActions) Suspend(_ context.Context, e account.Effect) error {
 	// A mount under way would have a key and not be among the mounted ones.
 	l.stopOpening()
 	var wait sync.WaitGroup
 	for _, m := range l.mounted() {
-		if !e.Operator && !l.leased(m.aekID) {
+		if !e.Operator && !l.leased(m.aek()) {
 			continue
 		}
 		wait.Go(func() {
@@ -99,7 +120,7 @@ func (l leaseActions) Restore(ctx context.Context) error { return l.restoreMount
 func (l leaseActions) Extend(left time.Duration) {
 	at := worker.In(left)
 	for _, m := range l.mounted() {
-		if l.leased(m.aekID) {
+		if l.leased(m.aek()) {
 			m.renew(at)
 		}
 	}
@@ -113,11 +134,12 @@ func (l leaseActions) Record(from, to account.Lease, cause account.LeaseEvent) {
 	l.audit.Lease(from, to, cause, l.record().KeyParams())
 }
 
-// leased says whether the account's lease rests on this key. "" is a key that
-// is not known yet.
+// leased says whether the account's lease rests on this key. One that is not
+// known, or not yet (""), counts as such.
 func (a *acct) leased(aekID string) bool {
-	current := a.record().Current()
-	return current != nil && (current.ID == aekID || aekID == "")
+	record := a.record()
+	k := record.AEK(aekID)
+	return record.Current() != nil && (k == nil || k.Source == record.KeySource())
 }
 
 // lease returns until when a worker may hold a key, as worker.Now counts, or

@@ -72,14 +72,16 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 	}
 	m.errno = errnoOf(a.record().Policy.SuspendErrno)
 	if w != nil {
-		m.aekID = w.aekID // the superblock's word, not the record's
+		m.setAEK(w.aekID) // the superblock's word, not the record's
 	}
 	if openErr != nil {
 		m.setReason(openErr.Error())
 		m.mu.phase = phaseSuspended // the loop, which is not running yet, begins with it
 	}
-	record.MountPoint, record.Options = config.Mountpoint, r.Options
-	if err := a.s.dir.SaveVolume(a.name, record); err != nil {
+	if err := a.changeVolume(name, func(v *account.VolumeRecord) bool {
+		v.MountPoint, v.Options = config.Mountpoint, r.Options
+		return true
+	}); err != nil {
 		// Only the clearing up after a crash needs it.
 		a.s.log.Warn("the mount point cannot be noted", "vol", k.String(), "err", err)
 	}
@@ -119,8 +121,24 @@ func (a *acct) openFirst(ctx context.Context, k volumeKey, record *account.Volum
 	}
 }
 
+// changeVolume changes a volume's record; change reports whether it did.
+func (a *acct) changeVolume(name string, change func(*account.VolumeRecord) bool) error {
+	a.volumes.Lock()
+	defer a.volumes.Unlock()
+	v, err := a.s.dir.Volume(a.name, name)
+	if err != nil || !change(v) {
+		return err
+	}
+	return a.s.dir.SaveVolume(a.name, v)
+}
+
 // openWorker starts a worker and waits until it has opened the volume.
 func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, error) {
+	release, err := a.s.exclusive(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	w, err := a.spawner(k.name).start(ctx, worker.Start{
 		Mode: worker.ModeServe, Dir: a.s.dir.VolumeDir(k.account, k.name), Label: k.String(),
 		Lease: &worker.Lease{Deadline: worker.In(openTimeout)}, // the real one follows with the key known
@@ -157,7 +175,7 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 	var session [8]byte
 	rand.Read(session[:])
 	m := &mounted{
-		account: k.account, name: k.name, mountPoint: config.Mountpoint, aekID: record.AEKID,
+		account: k.account, name: k.name, mountPoint: config.Mountpoint,
 		device: device, config: config,
 		session:     binary.NativeEndian.Uint64(session[:]) | 1, // 0 would switch exactly-once off
 		log:         a.s.log.With("vol", k.String()),
@@ -165,7 +183,8 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 		commands: make(chan command), ended: make(chan struct{}),
 	}
 	m.open = func(ctx context.Context) (*workerProcess, error) { return a.openWorker(ctx, k) }
-	m.lease = func() (int64, error) { return a.lease(m.aekID) }
+	m.setAEK(record.AEKID)
+	m.lease = func() (int64, error) { return a.lease(m.aek()) }
 	m.blocks = func() bool { return a.record().Policy.OnSuspend == account.OnSuspendBlock }
 	m.event = func(e account.Event) {
 		e.Volume = k.name
@@ -180,13 +199,11 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 
 // forgetMount takes a volume whose mount has ended off the list.
 func (a *acct) forgetMount(k volumeKey) {
-	if record, err := a.s.dir.Volume(k.account, k.name); err != nil {
-		a.s.log.Warn("the volume's record cannot be read", "vol", k.String(), "err", err)
-	} else if record.KeySource != "" { // not one that was lost
-		record.MountPoint, record.Options = "", nil
-		if err := a.s.dir.SaveVolume(k.account, record); err != nil {
-			a.s.log.Warn("the volume's record cannot be stored", "vol", k.String(), "err", err)
-		}
+	if err := a.changeVolume(k.name, func(v *account.VolumeRecord) bool {
+		v.MountPoint, v.Options = "", nil
+		return v.KeySource != "" // not one that was lost
+	}); err != nil {
+		a.s.log.Warn("the volume's record cannot be changed", "vol", k.String(), "err", err)
 	}
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()

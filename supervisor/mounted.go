@@ -55,7 +55,6 @@ var states = map[phase]string{
 type mounted struct {
 	account, name string
 	mountPoint    string
-	aekID         string
 	device        *fs.Device
 	config        fs.MountConfig
 	session       uint64 // random number of the mount
@@ -84,8 +83,9 @@ type mounted struct {
 		reason   string // why the volume is not online
 		worker   *workerProcess
 		restarts int
-		detached bool // the mount point is free although the mount lives on
-		held     bool // an operator suspended this volume: only an operator restores
+		detached bool   // the mount point is free although the mount lives on
+		held     bool   // an operator suspended this volume: only an operator restores
+		aekID    string // the account encryption key that the volume is under, or is about to be
 	}
 
 	// The rest belongs to the loop.

@@ -27,13 +27,15 @@ type Supervisor struct {
 	log     *slog.Logger
 	started time.Time
 
-	creating sync.Mutex // held while an account is made
+	creating  sync.Mutex // held while an account is made
+	makingKey sync.Mutex // held while the platform key is looked for or made
 
 	mu struct {
 		sync.Mutex
 		accounts map[string]*acct
 		mounted  map[volumeKey]*mounted
-		busy     map[volumeKey]string // the command under way
+		busy     map[volumeKey]string        // the command under way
+		starting map[volumeKey]chan struct{} // a worker is being started: see exclusive
 		stopping bool
 	}
 }
@@ -72,6 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 	s.mu.accounts = map[string]*acct{}
 	s.mu.mounted = map[volumeKey]*mounted{}
 	s.mu.busy = map[volumeKey]string{}
+	s.mu.starting = map[volumeKey]chan struct{}{}
 	defer s.agent.Close()
 
 	listener, err := listen(dir.SocketPath())
@@ -144,6 +147,7 @@ func (s *Supervisor) shutdown() {
 	s.mu.Unlock()
 	for _, a := range s.accounts() {
 		a.stopOpening()
+		a.endMoves()
 	}
 	s.waitIdle()
 	s.mu.Lock()

@@ -144,9 +144,23 @@ func newServer(s *Supervisor) *http.Server {
 		}
 		return a.volumeStatus(ctx, c.Name)
 	})
-	onAccount("DELETE /v1/accounts/{a}/volumes/{v}", func(_ context.Context, a *acct, r *http.Request) (any, error) {
-		return nil, a.deleteVolume(r.PathValue("v"))
+	onAccount("DELETE /v1/accounts/{a}/volumes/{v}", func(ctx context.Context, a *acct, r *http.Request) (any, error) {
+		return nil, a.deleteVolume(ctx, r.PathValue("v"))
 	})
+	onMove := func(action string, move func(*acct, context.Context, func(api.MovedVolume)) (api.KeyMoved, error)) {
+		mux.HandleFunc("POST /v1/accounts/{a}/"+action, func(w http.ResponseWriter, r *http.Request) {
+			a, err := s.account(r.PathValue("a"))
+			if err != nil {
+				api.WriteError(w, err)
+				return
+			}
+			api.WriteMove(w, func(progress func(api.MovedVolume)) (api.KeyMoved, error) {
+				return move(a, context.WithoutCancel(r.Context()), progress) // as above
+			})
+		})
+	}
+	onMove(account.MoveRotate, (*acct).rotateKey)
+	onMove(account.MoveTransition, (*acct).transition)
 	onVolume := func(action string, f func(context.Context, *acct, string, *http.Request) error) {
 		onAccount("POST /v1/accounts/{a}/volumes/{v}/"+action, func(ctx context.Context, a *acct, r *http.Request) (any, error) {
 			if err := f(ctx, a, r.PathValue("v"), r); err != nil {
@@ -229,7 +243,7 @@ func (s *Supervisor) status(ctx context.Context) (api.Status, error) {
 // status says how the account and its volumes are now.
 func (a *acct) status(ctx context.Context) (api.AccountStatus, error) {
 	record := a.record()
-	st := api.AccountStatus{Name: a.name, KeySource: record.KeySource(), Volumes: []api.VolumeStatus{}}
+	st := api.AccountStatus{Name: a.name, KeySource: record.KeySource(), Unfinished: record.Move, Volumes: []api.VolumeStatus{}}
 	if current := record.Current(); current != nil {
 		st.KeyID = current.Wrapped.KeyID
 	}

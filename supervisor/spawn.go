@@ -58,7 +58,11 @@ type workerProcess struct {
 		suspended *worker.Suspended
 		done      *worker.Done
 		stats     []chan worker.Stats // who waits for an answer
-		exit      error               // set before dead is closed
+
+		keyRequests uint64                  // numbers them
+		keyWaits    uint64                  // the request that keyAnswer waits for; one at a time
+		keyAnswer   chan<- worker.KeyAnswer // room for one
+		exit        error                   // set before dead is closed
 	}
 }
 
@@ -127,9 +131,12 @@ const deathWait = 20 * time.Millisecond
 // release has the key agent hand the worker its key.
 func (s *spawner) release(ctx context.Context, p *workerProcess, start worker.Start, find aek, to *os.File) error {
 	var sealed worker.Sealed
-	if start.Format != nil {
+	switch {
+	case start.Mode == worker.ModeReseal:
+		return nil // it needs none
+	case start.Format != nil:
 		sealed = start.Format.Sealed
-	} else {
+	default:
 		select {
 		case sealed = <-p.sealed:
 		case <-p.dead:
@@ -281,6 +288,11 @@ func (p *workerProcess) take(r worker.Reply) {
 			c <- *r.Stats
 		}
 		p.mu.stats = nil
+	case r.Key != nil:
+		if p.mu.keyAnswer != nil && r.Key.ID == p.mu.keyWaits {
+			p.mu.keyAnswer <- *r.Key
+			p.mu.keyAnswer = nil
+		}
 	}
 }
 

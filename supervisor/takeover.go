@@ -158,6 +158,7 @@ func (m *mounted) handOver(w *workerProcess) {
 		m.answerer = nil
 	}
 	m.setWorker(w)
+	m.setAEK(w.aekID) // as its superblock was when it was opened
 	m.servingFrom = time.Now()
 	m.enter(phaseServing, "")
 	err := w.conn.Send(worker.Request{Serve: &worker.Serve{

@@ -20,6 +20,16 @@ type vaultRig struct {
 // "vol", which is under the vault's key.
 func newVaultRig(t *testing.T) *vaultRig {
 	t.Helper()
+	v := startVault(t)
+	v.useKey()
+	v.addVolume()
+	return v
+}
+
+// startVault starts a vault in this process and a daemon whose account does not
+// use it yet.
+func startVault(t *testing.T) *vaultRig {
+	t.Helper()
 	e, err := emulator.Start(emulator.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -33,13 +43,17 @@ func newVaultRig(t *testing.T) *vaultRig {
 	v.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "cmk"})
 	v.grant(t, emulator.SystemIdentity)
 	v.rig = newRigWithoutVolume(t)
+	return v
+}
+
+// useKey makes the vault's key the account's.
+func (v *vaultRig) useKey() {
+	v.t.Helper()
 	if _, err := v.UpdateAccount(v.ctx, "acct", account.Change{Key: v.key(), Policy: &account.PolicyChange{
 		CheckInterval: account.Duration(time.Second), CheckIntervalUnhealthy: account.Duration(200 * time.Millisecond),
 	}}); err != nil {
-		t.Fatal(err)
+		v.t.Fatal(err)
 	}
-	v.addVolume()
-	return v
 }
 
 func (v *vaultRig) key() *hsm.Config {

@@ -91,7 +91,7 @@ func (a *acct) restoreVolume(ctx context.Context, name string) error {
 	}
 	defer end()
 	m.hold(false)
-	if run := a.runner(); run != nil && a.leased(m.aekID) && !run.Lease().Open() {
+	if run := a.runner(); run != nil && a.leased(m.aek()) && !run.Lease().Open() {
 		if err := run.Restore(ctx); err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func (a *acct) command(k volumeKey, what string) (*mounted, func(), error) {
 }
 
 // deleteVolume removes an unmounted volume.
-func (a *acct) deleteVolume(name string) error {
+func (a *acct) deleteVolume(ctx context.Context, name string) error {
 	k := volumeKey{a.name, name}
 	if err := account.CheckName("volume", name); err != nil {
 		return err
@@ -145,6 +145,11 @@ func (a *acct) deleteVolume(name string) error {
 	if m := a.s.stillMounted(k); m != nil {
 		return api.Errorf(api.CodeBusy, fmt.Sprintf("volume %s is mounted on %s; unmount it first", k, m.mountPoint))
 	}
+	release, err := a.s.exclusive(ctx, k) // its key may be on the move
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := a.s.dir.DeleteVolume(a.name, name); err != nil {
 		return err
 	}

@@ -171,7 +171,8 @@ func (c *accountShowCmd) Run(s *session) error {
 	return s.showView(a, v, c.Output)
 }
 
-// keyInUse reports whether a volume is under the account's current key.
+// keyInUse reports whether a volume is under the account's current key, or one
+// that a rotation has not done away with yet.
 func keyInUse(d *account.Dir, a *account.Account) (bool, error) {
 	k := a.Current()
 	names, err := d.Volumes(a.Name)
@@ -183,8 +184,10 @@ func keyInUse(d *account.Dir, a *account.Account) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if v.AEKID == k.ID {
-			return true, nil
+		for _, used := range a.LeaseKeys() {
+			if v.AEKID == used.ID || v.FormerAEKID == used.ID {
+				return true, nil
+			}
 		}
 	}
 	return false, nil
@@ -216,6 +219,7 @@ func (s *session) showView(a *account.Account, v account.View, output string) er
 		fields = append(fields, "former key", fmt.Sprintf("%s, replaced %s: %s", k.KeyID, showTime(k.ReplacedAt), state))
 	}
 	p := v.Policy
+	fields = append(fields, "unfinished", showUnfinished(v.Encryption.Unfinished))
 	fields = append(fields, "checks", "every "+p.CheckInterval.String()+", every "+p.CheckIntervalUnhealthy.String()+" after a failure",
 		"outage grace", p.OutageGrace.String(), "recovery", p.Recovery, "while suspended", p.OnSuspend+" ("+p.SuspendErrno+")")
 	s.printFields(fields...)

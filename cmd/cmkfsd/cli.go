@@ -34,6 +34,9 @@ type accountCmds struct {
 	ListKeys accountListKeysCmd `cmd:"" help:"List the keys of a vault or token and whether they can be used."`
 	Check    accountCheckCmd    `cmd:"" help:"Ask the key, step by step."`
 	Events   accountEventsCmd   `cmd:"" help:"Show the audit log."`
+
+	RotateKey       accountRotateKeyCmd  `cmd:"" help:"Put every volume under a new account encryption key."`
+	TransitionToCMK accountTransitionCmd `cmd:"" name:"transition-to-cmk" help:"Put all platform-managed volumes under the customer-managed key."`
 }
 
 type volumeCmds struct {

@@ -33,7 +33,7 @@ func (c *statusCmd) Run(s *session) error {
 	}
 	for _, a := range status.Accounts {
 		s.printFields("account", a.Name, "state", a.State, "reason", a.Reason, "cause", a.Cause, "since", showTime(a.Since), "key source", a.KeySource, "key", a.KeyID,
-			"last check", showTime(a.LastCheck), "last success", showTime(a.LastSuccess), "lease expires", showTime(a.LeaseExpires), "next", a.NextAction, "key expires", showTime(a.KeyExpires), "credential expires", showTime(a.CredentialExpires), "warning", a.Warning)
+			"last check", showTime(a.LastCheck), "last success", showTime(a.LastSuccess), "lease expires", showTime(a.LeaseExpires), "next", a.NextAction, "key expires", showTime(a.KeyExpires), "credential expires", showTime(a.CredentialExpires), "warning", a.Warning, "unfinished", showUnfinished(a.Unfinished))
 		if len(a.Volumes) > 0 {
 			fmt.Fprintln(s.out)
 			var rows [][]string

@@ -120,40 +120,59 @@ func volumePath(account, volume string) string {
 	return accountPath(account) + "/volumes/" + url.PathEscape(volume)
 }
 
-// call does one request with an optional JSON body and decodes the answer.
-func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
-	var answer T
+// open does one request with an optional JSON body and returns the body of its
+// answer, or the error that the answer is.
+func (c *Client) open(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
 	var r io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
-			return answer, err
+			return nil, err
 		}
 		r = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://cmkfsd"+path, r)
 	if err != nil {
-		return answer, err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return answer, &Error{Code: CodeNoDaemon, Message: "no cmkfsd daemon serves this state directory", err: err}
+			return nil, &Error{Code: CodeNoDaemon, Message: "no cmkfsd daemon serves this state directory", err: err}
 		}
-		return answer, &Error{Code: CodeFailed, Message: fmt.Sprintf("the daemon did not answer: %v", errors.Unwrap(err)), err: err}
+		return nil, &Error{Code: CodeFailed, Message: fmt.Sprintf("the daemon did not answer: %v", errors.Unwrap(err)), err: err}
+	}
+	if resp.StatusCode < 400 {
+		return resp.Body, nil
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return answer, &Error{Code: CodeFailed, Message: fmt.Sprintf("the daemon broke off its answer: %v", err), err: err}
+		return nil, brokenOff(err)
 	}
-	if resp.StatusCode >= 400 {
-		var e errorBody
-		if json.Unmarshal(b, &e) == nil && e.Error != nil {
-			return answer, e.Error
-		}
-		return answer, Errorf(CodeFailed, fmt.Sprintf("the daemon answered %s", resp.Status))
+	var e errorBody
+	if json.Unmarshal(b, &e) == nil && e.Error != nil {
+		return nil, e.Error
+	}
+	return nil, Errorf(CodeFailed, fmt.Sprintf("the daemon answered %s", resp.Status))
+}
+
+func brokenOff(err error) *Error {
+	return &Error{Code: CodeFailed, Message: fmt.Sprintf("the daemon broke off its answer: %v", err), err: err}
+}
+
+// call does one request and decodes the answer.
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	var answer T
+	r, err := c.open(ctx, method, path, body)
+	if err != nil {
+		return answer, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxBody))
+	if err != nil {
+		return answer, brokenOff(err)
 	}
 	if len(b) == 0 {
 		return answer, nil

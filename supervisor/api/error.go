@@ -121,6 +121,8 @@ func ErrorOf(err error) *Error {
 		e.Code, e.Hint = CodeBusy, "replace the key by another one of the same vault or token while volumes use it: cmkfsd account rekey"
 	case errors.Is(err, account.ErrNotEmpty), errors.Is(err, account.ErrDaemonRuns):
 		e.Code = CodeBusy
+	case errors.Is(err, account.ErrOneWay):
+		e.Code, e.Hint = CodeBusy, "what is under a customer-managed key stays there; platform-managed volumes can be made in a new account: cmkfsd account create --name B"
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Code = CodeUnreachable
 	}

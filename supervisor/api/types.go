@@ -21,6 +21,8 @@ import (
 //	POST   /v1/accounts/{a}/rekey                   Rekey -> account.Account
 //	POST   /v1/accounts/{a}/suspend                 all volumes, and the account -> AccountStatus
 //	POST   /v1/accounts/{a}/restore-access          -> AccountStatus
+//	POST   /v1/accounts/{a}/rotate-key              -> lines of MoveLine
+//	POST   /v1/accounts/{a}/transition-to-cmk       -> lines of MoveLine
 //	POST   /v1/accounts/{a}/volumes                 CreateVolume -> VolumeStatus
 //	DELETE /v1/accounts/{a}/volumes/{v}
 //	POST   /v1/accounts/{a}/volumes/{v}/mount       Mount -> VolumeStatus
@@ -29,7 +31,8 @@ import (
 //	POST   /v1/accounts/{a}/volumes/{v}/restore-access -> VolumeStatus
 //
 // Every request is answered when what it asks for is done. A failure has a
-// status code above 399 and the body {"error": Error}.
+// status code above 399 and the body {"error": Error}, or, of an answer in lines
+// that has begun, is its last line.
 
 // Status is everything the daemon knows about its accounts now.
 type Status struct {
@@ -57,9 +60,12 @@ type AccountStatus struct {
 	NextAction   string    `json:"nextAction"`        // what happens or has to be done next
 	Warning      string    `json:"warning,omitempty"` // e.g. the key has expired
 	// KeyExpires and CredentialExpires, as of the last success; zero = never.
-	KeyExpires        time.Time      `json:"keyExpires,omitzero"`
-	CredentialExpires time.Time      `json:"credentialExpires,omitzero"`
-	Volumes           []VolumeStatus `json:"volumes"`
+	KeyExpires        time.Time `json:"keyExpires,omitzero"`
+	CredentialExpires time.Time `json:"credentialExpires,omitzero"`
+	// Unfinished is a rotation or transition that has begun: the daemon goes on
+	// with it by itself.
+	Unfinished *account.KeyMove `json:"unfinished,omitempty"`
+	Volumes    []VolumeStatus   `json:"volumes"`
 }
 
 // The states of a volume.
