@@ -86,14 +86,21 @@ func (s *step) noteSuccess() {
 }
 
 // noteFailure remembers a failed check. A vault that asks for patience gets
-// it, but never more than between two checks in good times.
+// it, but no longer than an outage may last, and an open lease does not run out
+// without the key having been asked once more.
 func (s *step) noteFailure() {
 	s.LastCheck, s.KeyGood = s.now, false
 	if s.ev.Kind == EventDenied {
 		s.Denials++
 	}
-	patience := min(s.ev.RetryAfter, time.Duration(s.policy.CheckInterval))
-	s.NextCheck = s.now.Add(max(time.Duration(s.policy.CheckIntervalUnhealthy), patience))
+	soonest := s.now.Add(time.Duration(s.policy.CheckIntervalUnhealthy))
+	s.NextCheck = s.now.Add(min(s.ev.RetryAfter, time.Duration(s.policy.OutageGrace)))
+	if last := s.Expires.Add(-time.Duration(s.policy.CheckInterval)); s.Open() && s.NextCheck.After(last) {
+		s.NextCheck = last
+	}
+	if s.NextCheck.Before(soonest) {
+		s.NextCheck = soonest
+	}
 }
 
 // renew extends an open lease, counted from the moment the key was asked.

@@ -39,7 +39,7 @@ type ctlCommand struct {
 	Identity identityCommand `cmd:"" help:"Add a user-assigned identity, or remove any."`
 	Trust    trustCommand    `cmd:"" help:"Let an application get tokens only with this certificate."`
 	Clock    clockCommand    `cmd:"" help:"Advance the vaults' clock (-24h goes back) or reset it."`
-	Fault    faultCommand    `cmd:"" help:"Make requests fail: throttle, status, delay, reset, black-hole, refuse."`
+	Fault    faultCommand    `cmd:"" help:"Make requests fail: throttle, status, delay, reset, black-hole, refuse; or spoil answers: garbage, wrong-key, truncate, drip, huge."`
 	Used     usedCommand     `cmd:"" help:"Show which permissions were asked for since the start, by vault and identity."`
 	Clear    clearCommand    `cmd:"" help:"End all faults."`
 }
@@ -134,7 +134,7 @@ type (
 		Reset   bool          `help:"Back to the real time."`
 	}
 	faultCommand struct {
-		Kind       string        `arg:"" enum:"throttle,status,delay,reset,black-hole,refuse"`
+		Kind       string        `arg:"" enum:"throttle,status,delay,reset,black-hole,refuse,garbage,wrong-key,truncate,drip,huge"`
 		Vault      string        `help:"Only this vault."`
 		Op         string        `help:"Only this operation: get, list, encrypt, decrypt, wrapKey, unwrapKey, token."`
 		Count      int           `help:"Only so many requests; until cleared if not given."`

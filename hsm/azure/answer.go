@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +26,14 @@ type answers struct {
 }
 
 func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
-	if port := r.URL.Port(); r.URL.Scheme != "https" || r.URL.Hostname() != a.host || port != "" && port != "443" {
+	if port := r.URL.Port(); r.URL.Scheme != "https" || !strings.EqualFold(r.URL.Hostname(), a.host) || port != "" && port != "443" {
 		return nil, &answerError{"Elsewhere", "its answer leads to another host", errors.New(r.URL.Host)}
 	}
 	resp, err := a.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = &boundedBody{body: resp.Body, left: maxAnswer}
+	resp.Body = &boundedBody{ctx: r.Context(), body: resp.Body, left: maxAnswer}
 	if resp.StatusCode != http.StatusUnauthorized {
 		return resp, nil
 	}
@@ -71,6 +72,7 @@ func (e *answerError) NonRetriable() {}
 // boundedBody reads no more than it should, and says how an answer that had
 // begun went wrong.
 type boundedBody struct {
+	ctx  context.Context // of the request
 	body io.ReadCloser
 	left int64
 }
@@ -82,10 +84,13 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	switch {
+	case err == nil:
+	case errors.Is(b.ctx.Err(), context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		// Whatever the read says: a server that ends when it is hung up on can
+		// make its answer look complete.
+		err = &answerError{"TooSlow", "its answer begins and does not end in time", cmp.Or(b.ctx.Err(), err)}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = &answerError{"Truncated", "its answer breaks off", err}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		err = &answerError{"TooSlow", "its answer begins and does not end in time", err}
 	}
 	return n, err
 }

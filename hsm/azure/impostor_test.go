@@ -1,6 +1,7 @@
 package azure_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -196,5 +197,97 @@ func TestImpostor_WrongAnswers(t *testing.T) {
 				t.Errorf("the error contains a token: %v", err)
 			}
 		})
+	}
+}
+
+// Answers that begin like a vault's and go wrong: each is an error of its own,
+// read no further than it has to be, and in bounded time.
+func TestImpostor_Bodies(t *testing.T) {
+	hijack := func(f func(c net.Conn)) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer c.Close()
+			f(c)
+		}
+	}
+	text := func(s string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, s) }
+	}
+	sent := new(atomic.Int64)
+	for name, tc := range map[string]struct {
+		h      http.HandlerFunc
+		kind   hsm.Kind
+		reason string
+	}{
+		"huge": {func(w http.ResponseWriter, _ *http.Request) {
+			page := bytes.Repeat([]byte(" "), 1<<16)
+			for sent.Load() < 1<<28 {
+				n, err := w.Write(page)
+				sent.Add(int64(n))
+				if err != nil {
+					return
+				}
+			}
+		}, hsm.KindMisconfigured, "TooLong"},
+		"truncated": {hijack(func(c net.Conn) {
+			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"value\":")
+		}), hsm.KindMisconfigured, "Truncated"},
+		"slow": {func(w http.ResponseWriter, r *http.Request) {
+			for range 60 {
+				fmt.Fprint(w, " ")
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-time.After(200 * time.Millisecond):
+				case <-r.Context().Done():
+					return
+				}
+			}
+		}, hsm.KindMisconfigured, "TooSlow"},
+		"no HTTP":            {hijack(func(c net.Conn) { fmt.Fprint(c, "220 mail.example.com ESMTP\r\n") }), hsm.KindMisconfigured, "Protocol"},
+		"header without end": {hijack(func(c net.Conn) { fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX: %s\r\n\r\n", strings.Repeat("x", 1<<20)) }), hsm.KindMisconfigured, "Protocol"},
+		"closed at once":     {hijack(func(net.Conn) {}), hsm.KindUnreachable, "Connection"},
+		"text":               {text("hello"), hsm.KindMisconfigured, "Protocol"},
+		"nothing":            {text(""), hsm.KindMisconfigured, "Protocol"},
+		"list":               {text("[]"), hsm.KindMisconfigured, "Protocol"},
+		"empty object":       {text("{}"), hsm.KindMisconfigured, "Protocol"},
+		"wrong types":        {text(`{"key":{"kid":7,"kty":[]},"attributes":"yes"}`), hsm.KindMisconfigured, "Protocol"},
+		"bad modulus":        {text(`{"key":{"kid":"https://demo.vault.azure.net/keys/cmk/1","kty":"RSA","n":"%%%"}}`), hsm.KindMisconfigured, "Protocol"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begin := time.Now()
+			_, err := impostor(t, tc.h).Info(t.Context())
+			var e *hsm.Error
+			if !errors.As(err, &e) || e.Kind != tc.kind || e.Reason != tc.reason || e.Condition != hsm.NoConnection {
+				t.Errorf("got %v, want %s/%s", err, tc.kind, tc.reason)
+			}
+			if d := time.Since(begin); d > 20*time.Second {
+				t.Errorf("it took %v", d)
+			}
+		})
+	}
+	if n := sent.Load(); n > 64<<20 { // what sockets and TLS hold, and a busy machine
+		t.Errorf("%d MiB were taken of an answer without end", n>>20)
+	}
+}
+
+// A challenge whose authorization has no tenant made the SDK panic, in
+// whichever form it comes.
+func TestImpostor_ChallengeWithoutTenant(t *testing.T) {
+	for _, authorization := range []string{"", "https:", "https:/", "https://", "https://login.microsoftonline.com", "https://login.microsoftonline.com/", "https://login.microsoftonline.com//", "login", "/", "//", "http://login.microsoftonline.com/t", "\x00", "https://[::1"} {
+		for _, format := range []string{`Bearer authorization="%s", resource="https://vault.azure.net"`, `Bearer authorization=%s resource=https://vault.azure.net`, `Bearer resource="https://vault.azure.net", authorization="%s"`} {
+			k := impostor(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", fmt.Sprintf(format, authorization))
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+			for range 2 {
+				_, err := k.Info(t.Context())
+				if hsm.KindOf(err) != hsm.KindMisconfigured || strings.Contains(err.Error(), "panic") {
+					t.Errorf("%q: %v", authorization, err)
+				}
+			}
+		}
 	}
 }

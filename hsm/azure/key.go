@@ -151,18 +151,21 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 			k.cred.describe(&info, tokenOf(raw.Request))
 			info.Answer = fmt.Sprintf("HTTP %d, request %s", raw.StatusCode, raw.Header.Get("x-ms-request-id"))
 		}
-		if j := r.Key; j != nil {
-			if j.KID != nil {
-				info.KeyID = string(*j.KID)
-			}
-			if j.Kty != nil {
-				info.Type = string(*j.Kty)
-			}
-			info.Bits = new(big.Int).SetBytes(j.N).BitLen()
-			for _, op := range j.KeyOps {
-				if op != nil {
-					info.Operations = append(info.Operations, string(*op))
-				}
+		j := r.Key
+		if j == nil {
+			return &answerError{"Protocol", "what answers there is no Key Vault", errors.New("the answer has no key")}
+		}
+		info.KeyID = k.id
+		if j.KID != nil {
+			info.KeyID = k.canonical(string(*j.KID))
+		}
+		if j.Kty != nil {
+			info.Type = string(*j.Kty)
+		}
+		info.Bits = new(big.Int).SetBytes(j.N).BitLen()
+		for _, op := range j.KeyOps {
+			if op != nil {
+				info.Operations = append(info.Operations, string(*op))
 			}
 		}
 		return nil
@@ -172,11 +175,11 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 
 // infoOf reads the attributes, all of which may be missing.
 func infoOf(a *azkeys.KeyAttributes) hsm.Info {
-	var i hsm.Info
+	i := hsm.Info{Enabled: true} // what is not said is not refused: using the key shows it
 	if a == nil {
 		return i
 	}
-	i.Enabled = a.Enabled != nil && *a.Enabled
+	i.Enabled = a.Enabled == nil || *a.Enabled
 	if a.NotBefore != nil {
 		i.NotBefore = *a.NotBefore
 	}
@@ -210,7 +213,7 @@ func (k *key) Wrap(ctx context.Context, plaintext []byte) (hsm.Wrapped, error) {
 	}
 	w := hsm.Wrapped{Algorithm: Algorithm, Ciphertext: out.Result}
 	if out.KID != nil {
-		w.KeyID = string(*out.KID)
+		w.KeyID = k.canonical(string(*out.KID))
 	}
 	if _, version, err := k.stored(w.KeyID); err != nil || version == "" || len(w.Ciphertext) == 0 {
 		return hsm.Wrapped{}, &hsm.Error{Op: "encrypt", KeyID: k.id, Kind: hsm.KindMisconfigured, Reason: "Protocol", Message: "The answer does not say which version of the key was used", Err: err}
@@ -276,6 +279,20 @@ func (k *key) stored(id string) (name, version string, err error) {
 	return name, version, err
 }
 
+// canonical writes an id that the vault answered with as we write ids: some
+// vaults put their port into it, or capitals. What is no id of this vault stays.
+func (k *key) canonical(id string) string {
+	u, err := url.Parse(id)
+	if err != nil || !strings.EqualFold(u.Hostname(), k.host) {
+		return id
+	}
+	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+	if len(parts) == 3 {
+		parts[2] = strings.ToLower(parts[2])
+	}
+	return k.cfg.VaultURI + strings.Join(parts, "/")
+}
+
 func parameters(value []byte) azkeys.KeyOperationParameters {
 	return azkeys.KeyOperationParameters{Algorithm: to.Ptr(azkeys.EncryptionAlgorithmRSAOAEP256), Value: value}
 }
@@ -321,7 +338,7 @@ func List(ctx context.Context, cfg hsm.AzureConfig) ([]hsm.Info, error) {
 				return nil, err
 			}
 			info = infoOf(p.Attributes)
-			info.KeyID, info.Problem = string(*p.KID), err.Error()
+			info.KeyID, info.Problem = k.canonical(string(*p.KID)), err.Error()
 			var e *hsm.Error
 			if errors.As(err, &e) {
 				info.Problem = e.Sentence()

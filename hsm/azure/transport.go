@@ -68,7 +68,7 @@ func newTransport(pinned, address string, pool *x509.CertPool) *http.Transport {
 	if address != "" {
 		t.Proxy = nil // a private endpoint is reached directly
 		t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if host, _, err := net.SplitHostPort(addr); err == nil && host == pinned {
+			if host, _, err := net.SplitHostPort(addr); err == nil && strings.EqualFold(host, pinned) {
 				addr = address
 			}
 			return dialer.DialContext(ctx, network, addr)

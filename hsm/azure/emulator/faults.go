@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The kinds of Fault.
+// The kinds of Fault; bend.go has more.
 const (
 	FaultThrottle  = "throttle"   // 429 with Retry-After
 	FaultStatus    = "status"     // any status, as the service's front end answers
@@ -32,7 +32,7 @@ type Fault struct {
 
 func (f *Fault) validate() error {
 	switch f.Kind {
-	case FaultThrottle, FaultReset, FaultBlackHole:
+	case FaultThrottle, FaultReset, FaultBlackHole, FaultGarbage, FaultWrongKey, FaultTruncate, FaultDrip, FaultHuge:
 	case FaultRefuse:
 		if f.Op != "" {
 			return fmt.Errorf("a refused connection has no operation")

@@ -237,7 +237,13 @@ func (e *Emulator) serveVault(w http.ResponseWriter, r *http.Request, link bool)
 	fault := e.mu.state.take(name, q.op, false)
 	e.mu.Unlock()
 	e.cfg.Log.Info("request", "vault", name, "op", q.op, "key", q.key, "request", id)
-	if fault != nil && e.apply(fault, w, r) {
+	switch {
+	case fault == nil:
+	case fault.bends():
+		whole, out := &recorder{ResponseWriter: w}, w
+		w = whole
+		defer func() { e.bend(fault, out, r, whole) }()
+	case e.apply(fault, w, r):
 		return
 	}
 	// Reading the body may take long, so it comes before the lock.
