@@ -13,7 +13,8 @@ import (
 // TestServe_Journal_Priorities: with standard error being the journal, urgent
 // events have the priority of errors.
 func TestServe_Journal_Priorities(t *testing.T) {
-	c := newChecker(t)
+	c := newHost(t, nil)
+	stop(c.state, syscall.SIGTERM)
 	path := filepath.Join(t.TempDir(), "journal")
 	log, err := os.Create(path)
 	if err != nil {
@@ -29,17 +30,17 @@ func TestServe_Journal_Priorities(t *testing.T) {
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { _, _, exit := c.run(nil, "cmkfsd", "status"); return exit == 0 })
-	c.must("cmkfsd", "account", "create", "--name", "a")
-	c.must("cmkfsd", "account", "update", "--check-interval", "1s", "--check-interval-unhealthy", "100ms", "--outage-grace", "2s")
-	if err := os.Remove(filepath.Join(c.state(), "platform.key")); err != nil {
+	waitFor(t, func() bool { _, _, exit := c.run("status"); return exit == 0 })
+	c.must("account", "create", "--name", "b")
+	c.must("--account", "b", "account", "update", "--check-interval", "1s", "--check-interval-unhealthy", "100ms", "--outage-grace", "2s")
+	if err := os.Remove(filepath.Join(c.state, "platform.key")); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, func() bool {
 		b, err := os.ReadFile(path)
 		return err == nil && strings.Contains(string(b), "msg=blocked")
 	})
-	stop(c.state(), syscall.SIGTERM)
+	stop(c.state, syscall.SIGTERM)
 	_ = daemon.Wait()
 	b, err := os.ReadFile(path)
 	if err != nil {

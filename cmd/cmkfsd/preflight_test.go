@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	vault "cmkfs/hsm/azure/emulator"
+	kv "cmkfs/hsm/azure/emulator"
 	"cmkfs/hsm/hsmtest"
 )
 
@@ -22,42 +22,6 @@ import (
 type checked struct {
 	KeyID string
 	Steps []struct{ Step, Result, Detail, Hint string }
-}
-
-// checker runs account check of the real program on one state directory.
-type checker struct {
-	t   *testing.T
-	env []string
-}
-
-func newChecker(t *testing.T) *checker {
-	state := filepath.Join(t.TempDir(), "state")
-	t.Cleanup(func() { stop(state, syscall.SIGTERM) })
-	return &checker{t, append(os.Environ(), "CMKFS_STATE_DIR="+state, "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))}
-}
-
-// run runs a command and returns its output and exit code.
-func (c *checker) run(env []string, args ...string) (stdout, stderr string, exit int) {
-	c.t.Helper()
-	var out, errs bytes.Buffer
-	if args[0] == "cmkfsd" {
-		args[0] = filepath.Join(bin, args[0])
-	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = append(c.env[:len(c.env):len(c.env)], env...), &out, &errs
-	if err := cmd.Run(); cmd.ProcessState == nil {
-		c.t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
-
-func (c *checker) must(args ...string) string {
-	c.t.Helper()
-	out, errs, exit := c.run(nil, args...)
-	if exit != 0 {
-		c.t.Fatalf("%v: exit code %d\n%s%s", args, exit, out, errs)
-	}
-	return out
 }
 
 // broken is one link of the chain that is broken, and how that shows.
@@ -76,89 +40,78 @@ type broken struct {
 // check runs account check with the link broken and wants every step before it
 // to be ok, none after it to be tried, and the hint both in the JSON and on
 // standard error.
-func (c *checker) check(b broken) {
-	c.t.Helper()
+func (h *host) check(t *testing.T, b broken) {
+	t.Helper()
 	if b.sever != nil {
 		b.sever()
 	}
 	if b.mend != nil {
 		defer b.mend()
 	}
-	stdout, stderr, exit := c.run(b.env, append(append(b.around, "cmkfsd", "account", "check", "-o", "json"), b.flags...)...)
+	args := append(append(b.around[:len(b.around):len(b.around)], filepath.Join(bin, "cmkfsd"), "account", "check", "-o", "json"), b.flags...)
+	var out, errs bytes.Buffer
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(h.env[:len(h.env):len(h.env)], b.env...), &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, exit := out.String(), errs.String(), cmd.ProcessState.ExitCode()
 	var got checked
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
-		c.t.Errorf("%v\n%s%s", err, stdout, stderr)
+		t.Errorf("%v\n%s%s", err, stdout, stderr)
 		return
 	}
 	want := "ok"
 	for _, s := range got.Steps {
 		if s.Step == b.step {
 			if s.Result != "failed" || !regexp.MustCompile(b.hint).MatchString(s.Hint) || s.Detail == "" {
-				c.t.Errorf("%+v, want the hint %q", s, b.hint)
+				t.Errorf("%+v, want the hint %q", s, b.hint)
 			}
 			if !strings.Contains(stderr, "what to do next: "+s.Hint) || !strings.Contains(stderr, s.Detail) {
-				c.t.Errorf("standard error says %s", stderr)
+				t.Errorf("standard error says %s", stderr)
 			}
 			want = "skipped"
 			continue
 		}
 		if s.Result != want {
-			c.t.Errorf("step %s is %s (%s), want %s", s.Step, s.Result, s.Detail, want)
+			t.Errorf("step %s is %s (%s), want %s", s.Step, s.Result, s.Detail, want)
 		}
 	}
 	if exit != b.exit || b.step != "" && want == "ok" {
-		c.t.Errorf("exit code %d, want %d; steps %+v\n%s", exit, b.exit, got.Steps, stderr)
+		t.Errorf("exit code %d, want %d; steps %+v\n%s", exit, b.exit, got.Steps, stderr)
 	}
 }
 
 // TestAccountCheck_KeyVault_EachLink breaks each link of the way to a key in a
 // vault for real, one at a time.
 func TestAccountCheck_KeyVault_EachLink(t *testing.T) {
-	e, err := vault.Start(vault.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { e.Close() })
-	do := func(c vault.Command) {
-		t.Helper()
-		if _, err := e.Do(c); err != nil {
-			t.Fatal(err)
-		}
-	}
-	all := []string{"get", "encrypt", "decrypt"}
-	grant := vault.Command{Action: vault.Grant, Vault: "demo", Identity: vault.SystemIdentity, Permissions: all}
-	do(vault.Command{Action: vault.VaultCreate, Vault: "demo"})
-	do(vault.Command{Action: vault.KeyCreate, Vault: "demo", Key: "cmk"})
-	do(grant)
-	c := newChecker(t)
-	for k, v := range e.Env() {
-		c.env = append(c.env, k+"="+v)
-	}
-	c.must("cmkfsd", "account", "create", "--name", "a")
-	c.must("cmkfsd", "account", "update", "--key-uri", "https://demo.vault.azure.net/keys/cmk",
-		"--key-vault-private-endpoint", e.Endpoint(), "--key-vault-ca", e.CA())
-	stop(c.state(), syscall.SIGTERM) // it is not needed, and would follow new versions
+	c := newCloud(t)
+	do := func(cmd kv.Command) { c.do(cmd) }
+	grant := kv.Command{Action: kv.Grant, Vault: "demo", Identity: kv.SystemIdentity, Permissions: []string{"get", "encrypt", "decrypt"}}
+	c.must("account", "update", "--key-uri", "https://demo.vault.azure.net/keys/cmk",
+		"--key-vault-private-endpoint", c.Endpoint(), "--key-vault-ca", c.CA())
+	stop(c.state, syscall.SIGTERM) // it is not needed, and would follow new versions
 
 	revoke := func(p string) func() {
 		return func() {
-			do(vault.Command{Action: vault.Revoke, Vault: "demo", Identity: vault.SystemIdentity, Permissions: []string{p}})
+			do(kv.Command{Action: kv.Revoke, Vault: "demo", Identity: kv.SystemIdentity, Permissions: []string{p}})
 		}
 	}
 	granted := func() { do(grant) }
 	yes, no := true, false
 	enable := func(on *bool, version string) func() {
 		return func() {
-			do(vault.Command{Action: vault.KeySet, Vault: "demo", Key: "cmk", Version: version, Enabled: on})
+			do(kv.Command{Action: kv.KeySet, Vault: "demo", Key: "cmk", Version: version, Enabled: on})
 		}
 	}
-	fault := func(f vault.Fault) func() {
-		return func() { do(vault.Command{Action: vault.FaultAdd, Fault: &f}) }
+	fault := func(f kv.Fault) func() {
+		return func() { do(kv.Command{Action: kv.FaultAdd, Fault: &f}) }
 	}
-	clear := func() { do(vault.Command{Action: vault.FaultClear}) }
+	clear := func() { do(kv.Command{Action: kv.FaultClear}) }
 	ops := func(ops ...string) func() {
-		return func() { do(vault.Command{Action: vault.KeySet, Vault: "demo", Key: "cmk", Ops: ops}) }
+		return func() { do(kv.Command{Action: kv.KeySet, Vault: "demo", Key: "cmk", Ops: ops}) }
 	}
-	public, noName := c.names(e.Endpoint())
+	public, noName := names(t, c.Endpoint())
 
 	for _, b := range []broken{
 		{name: "nothing"},
@@ -171,9 +124,9 @@ func TestAccountCheck_KeyVault_EachLink(t *testing.T) {
 			step: "TCP", exit: 6, hint: "routes and firewalls"},
 		{name: "an unknown authority", flags: []string{"--key-vault-ca", "none"},
 			step: "TLS", exit: 6, hint: "--key-vault-ca"},
-		{name: "somebody else answers", flags: []string{"--key-vault-private-endpoint", strings.TrimPrefix(e.Env()["KEYVAULT_EMULATOR_CONTROL"], "http://")},
+		{name: "somebody else answers", flags: []string{"--key-vault-private-endpoint", strings.TrimPrefix(c.Env()["KEYVAULT_EMULATOR_CONTROL"], "http://")},
 			step: "TLS", exit: 6, hint: "check the address"},
-		{name: "refuses TLS", sever: fault(vault.Fault{Kind: vault.FaultRefuse}), mend: clear,
+		{name: "refuses TLS", sever: fault(kv.Fault{Kind: kv.FaultRefuse}), mend: clear,
 			step: "TLS", exit: 6, hint: "check the address"},
 		{name: "no token endpoint", env: []string{"IDENTITY_ENDPOINT=http://127.0.0.1:1/msi/token"},
 			step: "token", exit: 6, hint: "IDENTITY_ENDPOINT"},
@@ -187,13 +140,13 @@ func TestAccountCheck_KeyVault_EachLink(t *testing.T) {
 			step: "get", exit: 5, hint: "list-keys"},
 		{name: "disabled", sever: enable(&no, ""), mend: enable(&yes, ""),
 			step: "get", exit: 5, hint: "enabled"},
-		{name: "a firewall", sever: func() { do(vault.Command{Action: vault.Firewall, Vault: "demo", On: true}) },
-			mend: func() { do(vault.Command{Action: vault.Firewall, Vault: "demo"}) },
+		{name: "a firewall", sever: func() { do(kv.Command{Action: kv.Firewall, Vault: "demo", On: true}) },
+			mend: func() { do(kv.Command{Action: kv.Firewall, Vault: "demo"}) },
 			step: "get", exit: 5, hint: "firewall"},
-		{name: "public access disabled", sever: func() { do(vault.Command{Action: vault.PublicAccess, Vault: "demo"}) },
-			mend: func() { do(vault.Command{Action: vault.PublicAccess, Vault: "demo", On: true}) },
+		{name: "public access disabled", sever: func() { do(kv.Command{Action: kv.PublicAccess, Vault: "demo"}) },
+			mend: func() { do(kv.Command{Action: kv.PublicAccess, Vault: "demo", On: true}) },
 			step: "get", exit: 5, hint: "--key-vault-private-endpoint"},
-		{name: "throttled", sever: fault(vault.Fault{Kind: vault.FaultThrottle, Op: "get"}), mend: clear,
+		{name: "throttled", sever: fault(kv.Fault{Kind: kv.FaultThrottle, Op: "get"}), mend: clear,
 			step: "get", exit: 6, hint: "."},
 		{name: "may not encrypt", sever: revoke("encrypt"), mend: granted,
 			step: "encrypt", exit: 5, hint: "permit encrypt to the identity .*wrap-unwrap"},
@@ -201,51 +154,41 @@ func TestAccountCheck_KeyVault_EachLink(t *testing.T) {
 			step: "encrypt", exit: 5, hint: "add encrypt to the key's permitted operations"},
 		{name: "may not decrypt", sever: revoke("decrypt"), mend: granted,
 			step: "decrypt", exit: 5, hint: "permit decrypt to the identity"},
-		{name: "decrypting fails", sever: fault(vault.Fault{Kind: vault.FaultStatus, Op: "decrypt", Status: 503}), mend: clear,
+		{name: "decrypting fails", sever: fault(kv.Fault{Kind: kv.FaultStatus, Op: "decrypt", Status: 503}), mend: clear,
 			step: "decrypt", exit: 6, hint: "."},
 		{name: "another permission pair", flags: []string{"--key-vault-permissions", "wrap-unwrap"},
 			step: "encrypt", exit: 5, hint: "permit wrapKey"},
 		{name: "nothing is broken for good"},
 	} {
-		t.Run(b.name, func(t *testing.T) { (&checker{t, c.env}).check(b) })
+		t.Run(b.name, func(t *testing.T) { c.check(t, b) })
 	}
 
 	// The account's own key needs the version that wrapped it, whatever the
 	// newest can do.
 	var status checked
-	if err := json.Unmarshal([]byte(c.must("cmkfsd", "account", "check", "-o", "json")), &status); err != nil {
+	if err := json.Unmarshal([]byte(c.must("account", "check", "-o", "json")), &status); err != nil {
 		t.Fatal(err)
 	}
 	version := status.KeyID[strings.LastIndexByte(status.KeyID, '/')+1:]
-	do(vault.Command{Action: vault.KeyRotate, Vault: "demo", Key: "cmk"})
-	c.check(broken{sever: enable(&no, version), mend: enable(&yes, version),
+	do(kv.Command{Action: kv.KeyRotate, Vault: "demo", Key: "cmk"})
+	c.check(t, broken{sever: enable(&no, version), mend: enable(&yes, version),
 		step: "account key", exit: 5, hint: "need exactly https://demo.vault.azure.net/keys/cmk/" + version})
-	if s := c.must("cmkfsd", "account", "check"); !strings.Contains(s, "region westeurope") || !strings.Contains(s, "object id") {
+	if s := c.must("account", "check"); !strings.Contains(s, "region westeurope") || !strings.Contains(s, "object id") {
 		t.Error(s)
 	}
-}
-
-func (c *checker) state() string {
-	for _, v := range c.env {
-		if s, ok := strings.CutPrefix(v, "CMKFS_STATE_DIR="); ok {
-			return s
-		}
-	}
-	c.t.Fatal("no state directory")
-	return ""
 }
 
 // names returns two commands to run another one by: the first lets the vault's
 // name lead to the endpoint at port 443, the second to nowhere. Each gives it
 // files of its own for looking up names.
-func (c *checker) names(endpoint string) (public, none []string) {
-	c.t.Helper()
+func names(t *testing.T, endpoint string) (public, none []string) {
+	t.Helper()
 	alias := fmt.Sprintf("127.77.%d.%d", os.Getpid()>>8&255, os.Getpid()&255) // the machine's others have others
 	l, err := net.Listen("tcp", alias+":443")
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	c.t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			near, err := l.Accept()
@@ -265,9 +208,9 @@ func (c *checker) names(endpoint string) (public, none []string) {
 		}
 	}()
 	write := func(name, text string) string {
-		path := filepath.Join(c.t.TempDir(), name)
+		path := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			c.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return path
 	}
@@ -283,10 +226,9 @@ func (c *checker) names(endpoint string) (public, none []string) {
 func TestAccountCheck_PKCS11_EachLink(t *testing.T) {
 	token := hsmtest.NewToken(t)
 	token.AddKey(t, "short", "02", "rsa:1024", "--usage-decrypt")
-	c := newChecker(t)
-	c.must("cmkfsd", "account", "create", "--name", "a")
-	c.must("cmkfsd", "account", "update", "--pkcs11-uri", token.URI("good"))
-	stop(c.state(), syscall.SIGTERM)
+	c := newHost(t, nil)
+	c.must("account", "update", "--pkcs11-uri", token.URI("good"))
+	stop(c.state, syscall.SIGTERM)
 	for _, b := range []broken{
 		{name: "nothing"},
 		{name: "no library", flags: []string{"--pkcs11-uri", strings.Replace(token.URI("good"), hsmtest.SoftHSMModule, "/nowhere.so", 1)},
@@ -311,7 +253,7 @@ func TestAccountCheck_PKCS11_EachLink(t *testing.T) {
 			token.AddKey(t, "good", "01", "rsa:2048", "--usage-decrypt")
 		}, step: "account key", exit: 5, hint: "need exactly pkcs11:"},
 	} {
-		t.Run(b.name, func(t *testing.T) { (&checker{t, c.env}).check(b) })
+		t.Run(b.name, func(t *testing.T) { c.check(t, b) })
 	}
 }
 
