@@ -74,16 +74,16 @@ func (a *Account) Rekeyed(ctx context.Context, key hsm.Config, agent KeyAgent) (
 
 // Outdated returns the id of the newest version of the account's key if an
 // account encryption key is wrapped by another version and should follow, or
-// "". info is what the vault said of the key at the time now. A pinned version
+// "". newest is what the vault said of it at the time now. A pinned version
 // stays, and no version is taken that was replaced a short while ago: a vault
 // whose copies do not agree yet would lead back and forth.
-func (a *Account) Outdated(info hsm.Info, now time.Time) string {
-	_, name, newest, err := hsm.ParseKeyURI(info.KeyID)
-	if err != nil || newest == "" {
+func (a *Account) Outdated(newest hsm.Info, now time.Time) string {
+	_, name, version, err := hsm.ParseKeyURI(newest.KeyID)
+	if err != nil || version == "" {
 		return ""
 	}
 	for _, p := range a.PreviousKeys {
-		if hsm.SameKeyID(p.KeyID, info.KeyID) && now.Before(p.ReplacedAt.Add(settling)) {
+		if hsm.SameKeyID(p.KeyID, newest.KeyID) && now.Before(p.ReplacedAt.Add(settling)) {
 			return ""
 		}
 	}
@@ -91,8 +91,8 @@ func (a *Account) Outdated(info hsm.Info, now time.Time) string {
 		if k.Source != hsm.SourceKeyVault || k.Key.Azure.KeyVersion != "" {
 			continue
 		}
-		if _, n, version, err := hsm.ParseKeyURI(k.Wrapped.KeyID); err == nil && n == name && version != newest {
-			return info.KeyID
+		if _, n, v, err := hsm.ParseKeyURI(k.Wrapped.KeyID); err == nil && n == name && v != version {
+			return newest.KeyID
 		}
 	}
 	return ""

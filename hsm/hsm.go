@@ -54,6 +54,7 @@ type Info struct {
 	Expires       time.Time `json:"expires,omitzero"`
 	RecoveryLevel string    `json:"recoveryLevel,omitempty"`
 	Region        string    `json:"region,omitempty"`
+	Newer         *Info     `json:"newer,omitempty"`       // of a check: the newest version, if it is not the one in force
 	Token         string    `json:"token,omitempty"`       // PKCS#11: which token, as it says itself
 	PrincipalID   string    `json:"principalId,omitempty"` // the object id of who asked, as the vault sees it
 	ClientID      string    `json:"clientId,omitempty"`    // of who asked, as far as its token says

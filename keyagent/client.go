@@ -139,8 +139,9 @@ func (c *Client) NewAEK(ctx context.Context, key hsm.Config, aekID string) (AEK,
 
 // Check unwraps the stored AEK with the customer's key and compares it with its
 // commitment. No error means that the lease may be renewed. Info is what the
-// provider said about the key, for warnings such as an expiry; it is empty if
-// reading the attributes failed although unwrapping worked.
+// provider said about the version of the key that unwrapped it, for warnings
+// such as an expiry, and in Newer about the newest one; it is empty if reading
+// the attributes failed although unwrapping worked.
 func (c *Client) Check(ctx context.Context, key hsm.Config, aekID string, a AEK) (hsm.Info, error) {
 	r, err := c.call(ctx, request{Op: opCheck, Key: key, AEKID: aekID, AEK: &a}, nil)
 	return infoOf(r), err

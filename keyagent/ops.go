@@ -206,7 +206,30 @@ func check(ctx context.Context, req request) (hsm.Info, error) {
 	if err != nil {
 		return hsm.Info{}, nil // warnings are missing then, the lease is not
 	}
+	if req.Key.Azure != nil && info.KeyID != "" && !hsm.SameKeyID(info.KeyID, req.AEK.Wrapped.KeyID) {
+		return besideNewer(ctx, req, info), nil
+	}
 	return info, nil
+}
+
+// besideNewer is what is known about the version of a key that is in force
+// although there is a newer one, as far as it can be read.
+func besideNewer(ctx context.Context, req request, newer hsm.Info) hsm.Info {
+	unknown := hsm.Info{Newer: &newer}
+	if err := inForce(&req); err != nil {
+		return unknown
+	}
+	k, err := open(ctx, req)
+	if err != nil {
+		return unknown
+	}
+	defer k.Close()
+	info, err := k.Info(ctx)
+	if err != nil {
+		return unknown
+	}
+	info.Newer = &newer
+	return info
 }
 
 func newVEK(ctx context.Context, req request) (*VEK, error) {

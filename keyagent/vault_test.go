@@ -125,3 +125,27 @@ func TestAgent_SilentVault(t *testing.T) {
 		t.Errorf("Check with attributes that cannot be read: %v", err)
 	}
 }
+
+// TestAgent_Check_NewerVersion: a check tells of the version that decrypts, and of
+// the newest one beside it.
+func TestAgent_Check_NewerVersion(t *testing.T) {
+	e, key := vaultKey(t)
+	c := client(t, 0)
+	a, err := c.NewAEK(t.Context(), key, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := c.Check(t.Context(), key, "a", a); err != nil || info.KeyID != a.Wrapped.KeyID || info.Newer != nil {
+		t.Errorf("%+v, %v", info, err)
+	}
+	no := false
+	do(t, e, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "cmk", Enabled: &no})
+	info, err := c.Check(t.Context(), key, "a", a)
+	if err != nil || info.KeyID != a.Wrapped.KeyID || !info.Enabled || info.Newer == nil || info.Newer.Enabled || info.Newer.KeyID == info.KeyID || info.Newer.Bits != 2048 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	do(t, e, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultStatus, Op: "get", Status: 400}})
+	if info, err := c.Check(t.Context(), key, "a", a); err != nil || info.KeyID != "" || info.Newer != nil {
+		t.Errorf("without attributes: %+v, %v", info, err)
+	}
+}

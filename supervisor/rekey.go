@@ -111,15 +111,19 @@ func (f *follower) note(version string, err error, again time.Time) bool {
 // follow takes over a new version of the account's key, if a successful check
 // has seen one. It returns at once.
 func (a *acct) follow(info hsm.Info) {
-	if info.KeyID == "" {
+	newest := info
+	if info.Newer != nil {
+		newest = *info.Newer
+	}
+	if newest.KeyID == "" {
 		return // it could not be read
 	}
-	version := a.record().Outdated(info, time.Now())
+	version := a.record().Outdated(newest, time.Now())
 	if version == "" {
 		a.follower.note("", nil, time.Time{})
 		return
 	}
-	if err := info.Usable(time.Now()); err != nil {
+	if err := newest.Usable(time.Now()); err != nil {
 		a.refuse(version, err, time.Time{}) // the next check looks again, and that is all it costs
 		return
 	}

@@ -283,6 +283,12 @@ func TestFollow_UnusableVersion(t *testing.T) {
 				c.Action, c.Vault, c.Key = emulator.KeySet, "demo", "cmk"
 				r.do(t, c)
 			}
+			_, _, version, err := hsm.ParseKeyURI(old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			soon := time.Now().Add(5 * 24 * time.Hour).UTC().Truncate(time.Second)
+			set(emulator.Command{Version: version, Expires: soon})
 			create := c.break_
 			create.Action, create.Vault, create.Key = emulator.KeyCreate, "demo", "cmk"
 			r.do(t, create)
@@ -290,7 +296,8 @@ func TestFollow_UnusableVersion(t *testing.T) {
 			encrypts := r.e.Requests("encrypt")
 			asked := time.Now()
 			eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
-			if st := r.account(); st.State != "online" || st.KeyID != old {
+			// What is said about the expiry is about the version in force.
+			if st := r.account(); st.State != "online" || st.KeyID != old || !st.KeyExpires.Equal(soon) || !strings.Contains(st.Warning, "the key expires within 7 days") {
 				t.Errorf("%+v", st)
 			}
 			if n := r.e.Requests("encrypt"); n != encrypts {
