@@ -60,6 +60,7 @@ const (
 
 	AuditCredentialsRenewed    = "credentials-renewed"
 	AuditCredentialsNotRenewed = "credentials-not-renewed"
+	AuditIdentityChanged       = "identity-changed"
 
 	// A rotation or transition, and one volume of it.
 	AuditKeyMoveBegun    = "key-move-begun"
@@ -104,6 +105,7 @@ var severities = map[string]Severity{
 
 	AuditCredentialsRenewed:    SeverityNotice,
 	AuditCredentialsNotRenewed: SeverityError,
+	AuditIdentityChanged:       SeverityNotice,
 
 	AuditKeyMoveBegun:    SeverityNotice,
 	AuditKeyMoveResumed:  SeverityNotice,

@@ -73,6 +73,50 @@ func (i *Identity) seen(info hsm.Info) {
 	i.PrincipalID, i.ClientID, i.TenantID = own.ObjectID, own.ClientID, own.TenantID
 }
 
+// Noticed returns the account with what a successful check has shown about who
+// it is now, nil if that is nothing new: an identity that was deleted and made
+// anew is somebody else under the same name. Tokens that say nothing are no news.
+func (a *Account) Noticed(info hsm.Info) *Account {
+	if info.PrincipalID == "" || a.KeySource() != hsm.SourceKeyVault {
+		return nil
+	}
+	b := *a
+	b.Identity.seen(info)
+	if b.Identity == a.Identity {
+		return nil
+	}
+	return &b
+}
+
+// IdentityChangedEvent is what the audit log says when Noticed has noticed.
+func IdentityChangedEvent(old, changed *Account) Event {
+	return Event{Kind: AuditIdentityChanged, Detail: identityDetail(old.Identity, changed.Identity)}
+}
+
+// identityDetail names the principal and, if it is another one, the former.
+func identityDetail(old, now Identity) map[string]string {
+	detail := map[string]string{}
+	note := func(name, value string) {
+		if value != "" {
+			detail[name] = value
+		}
+	}
+	note("principalId", now.PrincipalID)
+	note("federatedPrincipalId", now.FederatedPrincipalID)
+	if now.PrincipalID != old.PrincipalID {
+		note("formerPrincipalId", old.PrincipalID)
+	}
+	if now.FederatedPrincipalID != old.FederatedPrincipalID {
+		note("formerFederatedPrincipalId", old.FederatedPrincipalID)
+	}
+	return detail
+}
+
+// CredentialsRenewedEvent is what the audit log says of a renewal.
+func CredentialsRenewedEvent(old, renewed *Account) Event {
+	return Event{Kind: AuditCredentialsRenewed, Detail: identityDetail(old.Identity, renewed.Identity)}
+}
+
 // learn gets a token to see whose it is. With an error it only notes why it
 // could not.
 func (a *Account) learn(ctx context.Context, agent KeyAgent) error {

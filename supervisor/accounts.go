@@ -215,7 +215,13 @@ func (a *acct) update(ctx context.Context, change account.Change) (*account.Acco
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	old := a.record()
-	record, err := old.Changed(ctx, change, a.used, keys{a.agent("")})
+	agent := a.agent("")
+	if change.Identity != nil {
+		// Whose tokens the other agent still has may be out of date.
+		agent = agent.Another()
+		defer agent.Close()
+	}
+	record, err := old.Changed(ctx, change, a.used, keys{agent})
 	if err != nil {
 		return nil, err
 	}

@@ -56,12 +56,13 @@ func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
 		record := l.record()
 		info, err := l.checkAll(ctx, record)
 		if err != nil && l.replaced(record) {
-			continue // the answer is about a key that was replaced meanwhile and may be disabled since
+			continue // the answer is about a key or an identity that was replaced meanwhile and may be refused since
 		}
 		if ctx.Err() == nil { // what was given up says nothing about the key
 			l.audit.Checked(info, err, record.KeyParams())
 		}
 		if err == nil {
+			l.notice(record, info)
 			l.follow(info)
 		}
 		return info, err
@@ -80,12 +81,13 @@ func (l leaseActions) checkAll(ctx context.Context, record *account.Account) (in
 }
 
 // replaced reports whether one of the keys that a check was about is not the
-// account's any more.
-func (l leaseActions) replaced(checked *account.Account) bool {
-	record := l.record()
+// account's any more, or is asked for in another way.
+func (a *acct) replaced(checked *account.Account) bool {
+	record := a.record()
 	return slices.ContainsFunc(checked.LeaseKeys(), func(k account.AEKRecord) bool {
 		now := record.AEK(k.ID)
-		return now == nil || !hsm.SameKeyID(now.Wrapped.KeyID, k.Wrapped.KeyID)
+		return now == nil || !hsm.SameKeyID(now.Wrapped.KeyID, k.Wrapped.KeyID) ||
+			now.Key.Azure != nil && k.Key.Azure != nil && *now.Key.Azure != *k.Key.Azure
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/supervisor/api"
 )
 
@@ -24,15 +25,27 @@ func (a *acct) renewCredentials(ctx context.Context) (api.RenewedCredentials, er
 		return api.RenewedCredentials{}, err
 	}
 	renewed := api.RenewedCredentials{Account: *record}
-	detail := map[string]string{}
-	now, before := record.Identity, old.Identity
-	if now.PrincipalID != "" {
-		detail["principalId"] = now.PrincipalID
+	if before := old.Identity.PrincipalID; before != record.Identity.PrincipalID {
+		renewed.FormerPrincipalID = before
 	}
-	if now.PrincipalID != before.PrincipalID && before.PrincipalID != "" {
-		renewed.FormerPrincipalID = before.PrincipalID
-		detail["formerPrincipalId"] = before.PrincipalID
-	}
-	a.keyEvent(account.Event{Kind: account.AuditCredentialsRenewed, Detail: detail})
+	a.keyEvent(account.CredentialsRenewedEvent(old, record))
 	return renewed, nil
+}
+
+// notice keeps what a successful check has shown about who the account is.
+func (a *acct) notice(checked *account.Account, info hsm.Info) {
+	if a.record().Noticed(info) == nil || !a.changes.TryLock() {
+		return // nothing new, or a command changes the account: the next check tells again
+	}
+	defer a.changes.Unlock()
+	old := a.record()
+	changed := old.Noticed(info)
+	if changed == nil || a.replaced(checked) {
+		return // known by now, or about who the account was before a switch
+	}
+	if err := a.save(changed); err != nil {
+		a.s.log.Error("the identity cannot be noted", "account", a.name, "err", err)
+		return
+	}
+	a.keyEvent(account.IdentityChangedEvent(old, changed))
 }

@@ -104,12 +104,12 @@ type (
 	purgeCommand   struct{ keyArgs }
 	grantCommand   struct {
 		Vault       string   `arg:""`
-		Identity    string   `arg:"" help:"Name, for example system."`
+		Identity    string   `arg:"" help:"Name, for example system, or object id."`
 		Permissions []string `arg:"" help:"get, list, encrypt, decrypt, wrapKey, unwrapKey, …"`
 	}
 	revokeCommand struct {
 		Vault       string   `arg:""`
-		Identity    string   `arg:"" help:"Name, for example system."`
+		Identity    string   `arg:"" help:"Name, for example system, or object id."`
 		Permissions []string `arg:"" optional:"" help:"All if none is named."`
 	}
 	firewallCommand struct {

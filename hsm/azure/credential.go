@@ -100,6 +100,9 @@ func managedIdentity(cfg hsm.AzureConfig) (azcore.TokenCredential, error) {
 				Retry:     retries(),
 			},
 		})
+		if err != nil && len(all) > 0 {
+			break // this host's endpoint knows no other kind of id
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -255,6 +255,11 @@ func setKey(k *Key, c Command) error {
 
 func (s *state) permit(v *Vault, c Command) (any, error) {
 	id := s.Identities[c.Identity]
+	for _, known := range s.Identities {
+		if known.ObjectID == c.Identity { // as az keyvault set-policy takes it
+			id = known
+		}
+	}
 	if id == nil {
 		return nil, fmt.Errorf("there is no identity %q", c.Identity)
 	}
