@@ -110,7 +110,11 @@ ctl grant demo volumes get encrypt decrypt
 cmkfsd account update --identity-type UserAssigned --user-assigned-identity /volumes
 cmkfsd account renew-credentials
 ctl rotate demo cmk
+ctl create demo other
 sleep 2
+cmkfsd account rekey --key-name other
+cmkfsd account rotate-key
+cmkfsd account transition-to-cmk
 cmkfsd volume suspend --all
 cmkfsd volume restore-access --all
 grep hello mnt/hello
