@@ -26,7 +26,7 @@ type Audit struct {
 
 	mu sync.Mutex // held while something is decided and written
 
-	checks map[string]*run // guarded by mu: the answers to the periodic check, by operation
+	checks map[string]*run // guarded by mu: the answers to the periodic check, by account encryption key and operation
 }
 
 // OpenAudit opens or makes the audit log of an account.
@@ -48,8 +48,8 @@ func (a *Audit) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var last []Event
-	for _, op := range slices.Sorted(maps.Keys(a.checks)) {
-		last = append(last, a.checks[op].flush(a.now())...)
+	for _, name := range slices.Sorted(maps.Keys(a.checks)) {
+		last = append(last, a.checks[name].flush(a.now())...)
 	}
 	a.write(last...)
 	return a.file.Close()

@@ -258,6 +258,39 @@ func TestAudit_Operations_ChecksShareLines(t *testing.T) {
 	}
 }
 
+// TestAudit_Operations_KeysOfARotation: answers about several account encryption
+// keys, wrapped by different versions, do not interrupt each other; those of one
+// that is dropped are told all the same.
+func TestAudit_Operations_KeysOfARotation(t *testing.T) {
+	a := newAuditor(t)
+	check := func(ids ...string) {
+		for _, id := range ids {
+			a.Operations(account.KeyCall{Purpose: account.PurposeCheck, AEKID: id, Operations: []hsm.Operation{{Op: "decrypt", KeyID: "k/" + id}}})
+		}
+		a.now = a.now.Add(time.Minute)
+	}
+	for range 30 {
+		check("old", "new")
+	}
+	if n := len(a.events()); n != 2 {
+		t.Errorf("%d lines", n)
+	}
+	for range 150 {
+		check("new")
+	}
+	count := map[string]int{}
+	for _, e := range a.events() {
+		n := 1
+		if c := e.Detail["count"]; c != "" {
+			fmt.Sscan(c, &n)
+		}
+		count[e.KeyID] += n
+	}
+	if count["k/old"] != 30 || len(a.events()) > 7 {
+		t.Errorf("%v in %d lines", count, len(a.events()))
+	}
+}
+
 // TestAudit_Operations_OthersAreSingle: what is asked for a volume or a change
 // has a line each.
 func TestAudit_Operations_OthersAreSingle(t *testing.T) {

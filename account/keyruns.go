@@ -2,6 +2,8 @@ package account
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 type KeyCall struct {
 	Purpose    string // what the key was needed for: check, release, new-vek, …
 	Volume     string // for which, if for one
+	AEKID      string // likewise
 	Params     KeyParams
 	Operations []hsm.Operation
 }
@@ -33,15 +36,30 @@ func (a *Audit) Operations(c KeyCall) {
 			events = append(events, e)
 			continue
 		}
-		r := a.checks[o.Op]
+		name := c.AEKID + " " + o.Op
+		r := a.checks[name]
 		if r == nil || !r.equal(e) {
 			events = append(events, r.flush(a.now())...)
 			r = &run{}
-			a.checks[o.Op] = r
+			a.checks[name] = r
 		}
 		events = append(events, r.add(e, o.Took, a.now())...)
 	}
+	events = append(events, a.overdue()...)
 	a.write(events...)
+}
+
+// overdue are the lines of runs that nothing continues: of an account encryption
+// key that is no more. The caller holds mu.
+func (a *Audit) overdue() []Event {
+	var events []Event
+	for _, name := range slices.Sorted(maps.Keys(a.checks)) {
+		if r := a.checks[name]; a.now().Sub(r.written) >= 2*runInterval {
+			events = append(events, r.flush(a.now())...)
+			delete(a.checks, name)
+		}
+	}
+	return events
 }
 
 // operationEvent is one operation as an event.

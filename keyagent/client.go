@@ -193,7 +193,7 @@ func (c *Client) call(ctx context.Context, req request, file *os.File) (reply, e
 	began := time.Now()
 	r, err := c.ask(ctx, req, file)
 	if c.observe != nil {
-		c.observe(Call{Op: req.Op, Key: req.Key, Operations: r.Operations, Err: err, Took: time.Since(began)})
+		c.observe(Call{Op: req.Op, Key: req.Key, AEKID: req.AEKID, Operations: r.Operations, Err: err, Took: time.Since(began)})
 	}
 	return r, err
 }

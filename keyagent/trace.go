@@ -12,6 +12,7 @@ import (
 type Call struct {
 	Op         string          // examine, new-aek, check, new-vek, release, list-keys, …
 	Key        hsm.Config      // which was asked
+	AEKID      string          // for which account encryption key, if for one
 	Operations []hsm.Operation // what it was asked; empty if the agent gave no answer
 	Err        error           // of the call
 	Took       time.Duration   // all together

@@ -22,7 +22,7 @@ func (a *acct) spawner(volume string) *spawner {
 
 // keyCall notes a call of the key agent that has ended.
 func (a *acct) keyCall(c keyagent.Call, volume string) {
-	k := account.KeyCall{Purpose: c.Op, Volume: volume, Params: a.record().KeyParamsOf(c.Key), Operations: c.Operations}
+	k := account.KeyCall{Purpose: c.Op, Volume: volume, AEKID: c.AEKID, Params: a.record().KeyParamsOf(c.Key), Operations: c.Operations}
 	failed := false
 	for _, o := range c.Operations {
 		failed = failed || o.Kind != ""
