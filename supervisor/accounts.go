@@ -70,7 +70,6 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	a.closing, a.stopMoves = context.WithCancel(context.Background())
 	a.mu.record = record
 	a.mu.opening = map[*opening]bool{}
-	a.follower.init()
 	s.mu.Lock()
 	s.mu.accounts[name] = a
 	s.mu.Unlock()
@@ -268,7 +267,7 @@ func (a *acct) close() {
 	if stop != nil {
 		stop()
 	}
-	a.follower.close()
+	a.follower.wait()
 	if err := a.audit.Close(); err != nil {
 		a.s.log.Error("close the audit log", "account", a.name, "err", err)
 	}

@@ -15,6 +15,11 @@ import (
 // stay what they are, so that nothing happens to volumes; the lease rests on the
 // new key from the next check on.
 func (a *acct) rekey(ctx context.Context, r api.Rekey) (*account.Account, error) {
+	ctx, end, err := a.beginMove(ctx)
+	if err != nil {
+		return nil, err // volumes are being moved with the help of the present key
+	}
+	defer end()
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	old := a.record()
@@ -40,9 +45,7 @@ const followPause = 10
 // follower takes over new versions of the account's key. It works beside the
 // checks, one version at a time, and what it fails at changes nothing.
 type follower struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	mu     struct {
+	mu struct {
 		sync.Mutex
 		working chan struct{} // closed at the end of the attempt under way; nil = there was none
 		refused string        // the version that could not be taken over last
@@ -51,11 +54,8 @@ type follower struct {
 	}
 }
 
-func (f *follower) init() { f.ctx, f.cancel = context.WithCancel(context.Background()) }
-
-// close ends an attempt under way. No check runs any more.
-func (f *follower) close() {
-	f.cancel()
+// wait waits for the end of an attempt under way.
+func (f *follower) wait() {
 	f.mu.Lock()
 	working := f.mu.working
 	f.mu.Unlock()
@@ -133,31 +133,44 @@ func (a *acct) follow(info hsm.Info) {
 	}
 	go func() {
 		defer end()
-		ctx, cancel := context.WithTimeout(a.follower.ctx, followTimeout)
-		defer cancel()
-		if !a.changes.TryLock() {
-			return // a command changes the account; a later check tries again
-		}
-		defer a.changes.Unlock()
-		old := a.record()
-		record, err := old.Followed(ctx, keys{a.agent("")})
-		if err == nil {
-			// A crash before this leaves the old version in force, one after it
-			// the new one.
-			err = a.save(record)
-		}
-		if err != nil {
-			pause := followPause * time.Duration(old.Policy.CheckInterval)
-			var keyErr *hsm.Error
-			if errors.As(err, &keyErr) {
-				pause = max(pause, keyErr.RetryAfter)
-			}
-			a.refuse(version, err, time.Now().Add(pause))
-			return
-		}
+		a.takeOver(version)
+	}()
+}
+
+// takeOver wraps the account's keys with the newest version of the customer's,
+// which was version when it was seen.
+func (a *acct) takeOver(version string) {
+	// A command that changes the account goes before; a later check tries again.
+	given, end, ok := a.beginResume()
+	if !ok {
+		return
+	}
+	defer end()
+	if !a.changes.TryLock() {
+		return
+	}
+	defer a.changes.Unlock()
+	ctx, cancel := context.WithTimeout(given, followTimeout)
+	defer cancel()
+	old := a.record()
+	record, err := old.Followed(ctx, keys{a.agent("")})
+	if err == nil {
+		// A crash before this leaves the old version in force, one after it the
+		// new one.
+		err = a.save(record)
+	}
+	switch {
+	case err == nil:
 		a.follower.note("", nil, time.Time{})
 		a.keyEvent(account.RekeyedEvent(old, record))
-	}()
+	case given.Err() == nil: // not given up
+		pause := followPause * time.Duration(old.Policy.CheckInterval)
+		var keyErr *hsm.Error
+		if errors.As(err, &keyErr) {
+			pause = max(pause, keyErr.RetryAfter)
+		}
+		a.refuse(version, err, time.Now().Add(pause))
+	}
 }
 
 // refuse notes that a version cannot be taken over.

@@ -471,3 +471,58 @@ func TestRekey_TokenUnderLoad(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// TestRekey_RotationUnfinished: while volumes are under an old and a new account
+// encryption key, another customer's key takes over both, and so does a new
+// version of that; the rotation is finished afterwards.
+func TestRekey_RotationUnfinished(t *testing.T) {
+	r := newMoveRig(t)
+	r.useKey()
+	if _, err := r.TransitionToCMK(r.ctx, "acct", nil); err != nil {
+		t.Fatal(err)
+	}
+	d, err := account.Open(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	super := filepath.Join(d.VolumeDir("acct", "away"), "superblock")
+	good, err := os.ReadFile(super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(super, good[:100], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RotateKey(r.ctx, "acct", nil); err == nil {
+		t.Fatal("a volume without its superblock was moved")
+	}
+	inForce := func() string {
+		t.Helper()
+		a := r.stored()
+		if len(a.AEKs) != 2 || a.Move == nil || a.AEKs[0].Wrapped.KeyID != a.AEKs[1].Wrapped.KeyID {
+			t.Fatalf("move %+v, keys %+v", a.Move, a.AEKs)
+		}
+		return a.AEKs[0].Wrapped.KeyID
+	}
+	first := inForce()
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
+	if _, err := r.rekey("other", ""); err != nil {
+		t.Fatal(err)
+	}
+	second := inForce()
+	r.enable(false)
+	r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "other"})
+	eventually(t, "the new version is followed", func() bool { return r.account().KeyID != second })
+	third := inForce()
+	if first == second || second == third {
+		t.Errorf("%s, %s, %s", first, second, third)
+	}
+	if p := r.stored().PreviousKeys; len(p) != 2 || p[0].KeyID != first || p[1].KeyID != second {
+		t.Errorf("%+v", p)
+	}
+	if err := os.WriteFile(super, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.waitMoved(hsm.SourceKeyVault)
+	r.allReadable()
+}
