@@ -2,6 +2,7 @@ package account
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"cmkfs/hsm"
@@ -102,12 +103,20 @@ type Lease struct {
 	Resume bool `json:"resume,omitempty"`
 	// RestoreAsked and LockAsked: what an operator asked for while workers
 	// still drain, to be done after that. At most one is set.
-	RestoreAsked bool   `json:"restoreAsked,omitempty"`
-	LockAsked    bool   `json:"lockAsked,omitempty"`
-	Opening      bool   `json:"opening,omitempty"` // restoring only: the key has said yes, workers start
-	KeyGood      bool   `json:"keyGood,omitempty"` // the last check succeeded
-	Denials      int    `json:"denials,omitempty"` // since the last success
-	Warning      string `json:"warning,omitempty"` // about a key that still decrypts
+	RestoreAsked bool `json:"restoreAsked,omitempty"`
+	LockAsked    bool `json:"lockAsked,omitempty"`
+	Opening      bool `json:"opening,omitempty"` // restoring only: the key has said yes, workers start
+	KeyGood      bool `json:"keyGood,omitempty"` // the last check succeeded
+	Denials      int  `json:"denials,omitempty"` // since the last success
+	// Losses counts the suspensions by the key, LastLoss is when the last one
+	// was: a key that is lost again and again is trusted later each time. An
+	// hour without a loss, or an operator, begins the count anew.
+	Losses   int       `json:"losses,omitempty"`
+	LastLoss time.Time `json:"lastLoss,omitzero"`
+	// GoodSince is when the first of the present row of successful checks began;
+	// meaningful while KeyGood.
+	GoodSince time.Time `json:"goodSince,omitzero"`
+	Warning   string    `json:"warning,omitempty"` // about a key that still decrypts
 	// KeyExpires and CredentialExpires are when the key and the credential that
 	// asks for it expire, as of the last success; zero = never, or not known.
 	KeyExpires        time.Time `json:"keyExpires,omitzero"`
@@ -130,6 +139,41 @@ func (l Lease) Wake() time.Time {
 		return l.Expires
 	}
 	return l.NextCheck
+}
+
+// quiet is how long a key must not have been lost for its losses to be forgotten.
+const quiet = time.Hour
+
+// maxTrial bounds how long a key that comes and goes must answer before access
+// comes back.
+const maxTrial = 15 * time.Minute
+
+// trial is how long the key must have answered without a failure before access
+// comes back by itself: at once after the first loss, then three checks' time,
+// doubled with every further loss.
+func (l Lease) trial(p Policy) time.Duration {
+	if l.Losses < 2 {
+		return 0
+	}
+	d := 3 * time.Duration(p.CheckIntervalUnhealthy)
+	for range l.Losses - 2 {
+		if d = 2 * d; d >= maxTrial {
+			return maxTrial
+		}
+	}
+	return min(d, maxTrial)
+}
+
+// Reopens returns when access comes back by itself, with automatic recovery, if
+// the key goes on answering; meaningful while suspended with KeyGood.
+func (l Lease) Reopens(p Policy) time.Time { return l.GoodSince.Add(l.trial(p)) }
+
+// patience says so to people.
+func (l Lease) patience(p Policy) string {
+	if d := l.trial(p); d > 0 && !l.Resume {
+		return fmt.Sprintf(" and goes on doing so for %s (it was lost %d times in a short time)", d, l.Losses)
+	}
+	return ""
 }
 
 // EffectKind names what the runner has to do.
@@ -179,8 +223,10 @@ func (l Lease) NextAction(p Policy) string {
 	switch {
 	case l.Operator:
 		return "to give access back, " + restore
-	case l.Resume || p.Recovery == RecoveryAutomatic:
-		return next + "; access comes back when it answers"
+	case l.Resume || p.Recovery == RecoveryAutomatic && !l.KeyGood:
+		return next + "; access comes back when it answers" + l.patience(p)
+	case p.Recovery == RecoveryAutomatic:
+		return fmt.Sprintf("the key is available again; access comes back at %s if it stays so (it was lost %d times in a short time)", at(l.Reopens(p)), l.Losses)
 	case l.KeyGood:
 		return "the key is available again; to give access back, " + restore
 	default:

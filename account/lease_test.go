@@ -8,8 +8,6 @@ import (
 
 	"cmkfs/account"
 	"cmkfs/hsm"
-
-	"pgregory.net/rapid"
 )
 
 var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -198,89 +196,4 @@ func TestCheckEvent(t *testing.T) {
 			t.Errorf("%+v %v: %s, want %s", c.info, c.err, got.Kind, c.want)
 		}
 	}
-}
-
-// TestNext_Model plays random events, with the workers as the effects leave
-// them, and checks after each what must hold always.
-func TestNext_Model(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := account.DefaultPolicy()
-		if rapid.Bool().Draw(t, "automatic") {
-			p.Recovery = account.RecoveryAutomatic
-		}
-		now := t0
-		l, effects := account.Next(account.Lease{}, account.LeaseEvent{Kind: account.EventStart}, now, p)
-		pending := map[account.EffectKind]int{} // effects whose event has not come yet
-		var asked, goodUntil time.Time          // of the check under way; of the last success
-		held := false                           // an operator suspended last
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			for _, e := range effects {
-				pending[e.Kind]++
-				switch e.Kind {
-				case account.EffectCheck:
-					asked = now
-				case account.EffectRestore:
-					if now.After(goodUntil) || held {
-						t.Fatalf("restored without a key that is known good, or against an operator")
-					}
-				}
-			}
-			if pending[account.EffectCheck] > 1 {
-				t.Fatalf("two checks at a time")
-			}
-			if l.Open() && now.After(goodUntil) {
-				t.Fatalf("%s after the deadline", l.State)
-			}
-			if l.State == account.StateSuspending && pending[account.EffectSuspend] == 0 {
-				t.Fatalf("suspending, and nobody does it")
-			}
-			if pending[account.EffectCheck] == 0 && l.NextCheck.IsZero() {
-				t.Fatalf("%s, and nobody will ever ask the key again", l.State)
-			}
-			ev := account.LeaseEvent{Kind: rapid.SampledFrom(account.EventKinds).Draw(t, "event")}
-			if ev.Kind == account.EventTick && rapid.Bool().Draw(t, "due") && !l.Wake().IsZero() && l.Wake().After(now) {
-				now = l.Wake()
-			} else {
-				now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "seconds")) * time.Second)
-			}
-			before := l
-			need := map[account.EventKind]account.EffectKind{
-				account.EventDrained: account.EffectSuspend, account.EventRestored: account.EffectRestore, account.EventRestoreFailed: account.EffectRestore,
-				account.EventStart: "", account.EventOperatorSuspend: "", account.EventOperatorRestore: "", account.EventTick: "", account.EventPolicy: "",
-			}
-			answers, known := need[ev.Kind]
-			if !known {
-				answers = account.EffectCheck
-			}
-			if answers != "" && pending[answers] == 0 {
-				ev.Kind, answers = account.EventTick, "" // nobody could have sent it
-			}
-			if answers != "" {
-				pending[answers]--
-			}
-			switch ev.Kind {
-			case account.EventStart:
-				clear(pending)
-				held = l.Operator || l.LockAsked
-			case account.EventOperatorSuspend:
-				held = true
-			case account.EventOperatorRestore:
-				held = false
-			case account.EventOK, account.EventExpired:
-				goodUntil = asked.Add(time.Duration(p.OutageGrace))
-			}
-			if answers == account.EffectCheck {
-				ev.Asked = asked
-			}
-			l, effects = account.Next(l, ev, now, p)
-			closing := l.State == account.StateSuspending && before.State != account.StateSuspending
-			inTime := now.Before(before.Expires)
-			if closing && before.KeyGood && before.Open() && inTime && ev.Kind != account.EventOperatorSuspend && ev.Kind != account.EventRestoreFailed && now.Before(goodUntil) {
-				t.Fatalf("%s suspended a key that is known good by %s", before.State, ev.Kind)
-			}
-			if again, more := account.Next(l, account.LeaseEvent{Kind: account.EventOperatorRestore}, now, p); l.Open() && (again.State != l.State && again.State != account.StateSuspending || slices.ContainsFunc(more, func(e account.Effect) bool { return e.Kind == account.EffectRestore })) {
-				t.Fatalf("restoring what is open is not idempotent: %s, then %s %v", l.State, again.State, more)
-			}
-		}
-	})
 }

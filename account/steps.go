@@ -67,7 +67,7 @@ func (s *step) ask() {
 func (s *step) replan() {
 	if !s.NextCheck.IsZero() {
 		interval := s.policy.CheckInterval
-		if !s.KeyGood {
+		if !s.KeyGood || s.State == StateSuspended && s.now.Before(s.Reopens(s.policy)) {
 			interval = s.policy.CheckIntervalUnhealthy
 		}
 		s.NextCheck = s.LastCheck.Add(time.Duration(interval))
@@ -79,6 +79,9 @@ func (s *step) replan() {
 
 // noteSuccess remembers a successful check without opening anything.
 func (s *step) noteSuccess() {
+	if !s.KeyGood {
+		s.GoodSince = s.ev.Asked
+	}
 	s.LastCheck, s.LastSuccess = s.now, s.ev.Asked
 	s.KeyGood, s.Denials, s.Warning = true, 0, s.ev.Text
 	s.KeyExpires, s.CredentialExpires = s.ev.KeyExpires, s.ev.CredentialExpires
@@ -145,8 +148,19 @@ func (s *step) degrade() {
 // suspend takes access away for the reason that stands in the lease.
 func (s *step) suspend() {
 	s.Resume, s.Opening, s.RestoreAsked, s.LockAsked = false, false, false, false
+	if !s.Operator {
+		s.lost()
+	}
 	s.become(StateSuspending)
 	s.do(Effect{Kind: EffectSuspend, Reason: s.Reason, Errno: errnoFor(s.Lease, s.policy), Operator: s.Operator})
+}
+
+// lost counts a suspension by the key.
+func (s *step) lost() {
+	if s.now.Sub(s.LastLoss) >= quiet {
+		s.Losses = 0
+	}
+	s.Losses, s.LastLoss = s.Losses+1, s.now
 }
 
 // expire suspends at the deadline. The reason is that of the failures before;
@@ -198,15 +212,21 @@ func (s *step) drained() {
 
 // restore is the operator's: the key is asked, and only its yes opens volumes.
 func (s *step) restore() {
-	s.Operator, s.RestoreAsked, s.KeyGood = false, false, false
+	s.Operator, s.RestoreAsked, s.KeyGood, s.Losses = false, false, false, 0
 	s.become(StateRestoring)
 	s.ask()
 }
 
-// comeBack is a success while suspended.
+// comeBack is a success while suspended. A key that was lost more than once is
+// watched closely before it is trusted, or one that comes and goes would
+// suspend the volumes each time it went.
 func (s *step) comeBack() {
+	s.noteSuccess()
 	if s.Operator || !s.Resume && s.policy.Recovery != RecoveryAutomatic {
-		s.noteSuccess()
+		return
+	}
+	if at := s.Reopens(s.policy); !s.Resume && s.now.Before(at) {
+		s.NextCheck = s.now.Add(min(time.Duration(s.policy.CheckIntervalUnhealthy), at.Sub(s.now)))
 		return
 	}
 	s.become(StateRestoring)
