@@ -32,7 +32,9 @@ type ServeConfig struct {
 	Errno   syscall.Errno // for Suspend when it is given none; 0 = ENOKEY
 	// Readers bounds the requests handled at a time; 0 = 32, at most 128.
 	Readers int
-	Log     *slog.Logger
+	// Closed, if set, is called by Suspend when nothing is let through any more.
+	Closed func()
+	Log    *slog.Logger
 }
 
 const (

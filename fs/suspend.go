@@ -6,9 +6,14 @@ import (
 	"time"
 )
 
-// patience is how long Suspend waits for requests in flight before it answers
-// them itself: an invalidation waits, unkillably, for a READ to be answered.
-const patience = 2 * time.Second
+const (
+	// patience is how long Suspend waits for the requests that applications have
+	// in flight before it answers them itself, an invalidation waits, unkillably,
+	// for a READ to be answered; or half of the time it has, which is less.
+	patience = 2 * time.Second
+	// latePatience is the same once the time is over.
+	latePatience = 100 * time.Millisecond
+)
 
 // Drained says what Suspend did.
 type Drained struct {
@@ -35,7 +40,7 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, err
 
 	// 1. Applications are refused; what they have in flight is answered.
 	s.gate.set(gateDraining, errno)
-	d.Overdue += s.settle(ctx, false, errno)
+	d.Overdue += s.settle(false, appsPatience(ctx), errno)
 
 	// 2. The kernel writes back and lets go. This must not be stopped halfway,
 	// so it has no context; when ctx ends, the gate closes before it and
@@ -53,15 +58,15 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, err
 	select {
 	case res = <-done:
 	case <-ctx.Done():
-		s.gate.set(gateClosed, errno)
-		d.Overdue += s.settle(context.Background(), true, errno)
+		s.close(errno)
+		d.Overdue += s.settle(true, latePatience, errno)
 		res = <-done
 	}
 	d.Nodes = res.nodes
 
 	// 3. Nothing is let through any more.
-	s.gate.set(gateClosed, errno)
-	d.Overdue += s.settle(context.Background(), true, errno)
+	s.close(errno)
+	d.Overdue += s.settle(true, latePatience, errno)
 	d.Writes, d.Bytes, d.Refused = s.gate.counts()
 	s.finish(nil)
 	if res.err == errGone {
@@ -70,10 +75,27 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, err
 	return d, res.err
 }
 
+// close lets nothing through any more.
+func (s *Server) close(errno syscall.Errno) {
+	s.gate.set(gateClosed, errno)
+	if s.cfg.Closed != nil {
+		s.cfg.Closed()
+	}
+}
+
+// appsPatience is how long to wait for applications' requests, so that time is
+// left for the kernel's.
+func appsPatience(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return max(0, min(patience, time.Until(end)/2))
+	}
+	return patience
+}
+
 // settle waits for the requests in flight (the applications' ones, or all) and
 // answers with errno those that take too long. It returns their number.
-func (s *Server) settle(ctx context.Context, all bool, errno syscall.Errno) int {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (s *Server) settle(all bool, wait time.Duration, errno syscall.Errno) int {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	if s.gate.wait(ctx, all) {
 		return 0

@@ -18,8 +18,8 @@ type Config struct {
 	// AgentTimeout bounds one question to a key; 0 = the key agent's default.
 	AgentTimeout time.Duration
 	// DrainTimeout bounds how long a suspension waits for the kernel to write
-	// dirty pages back; what is not saved by then is lost to its writer. 0 =
-	// 10 s.
+	// dirty pages back; what is not saved by then is refused, and its writer
+	// learns so from fsync or close. 0 = 2 s.
 	DrainTimeout time.Duration
 
 	// HangTimeout is how long a worker may not answer before it is replaced;
@@ -40,7 +40,7 @@ type Config struct {
 }
 
 const (
-	defaultDrainTimeout = 10 * time.Second
+	defaultDrainTimeout = 2 * time.Second
 	defaultHangTimeout  = time.Minute
 	defaultPatience     = 30 * time.Second
 )

@@ -15,10 +15,10 @@ import (
 
 const (
 	// endLook is how often the loop looks at a worker that is to end.
-	endLook = 100 * time.Millisecond
+	endLook = 20 * time.Millisecond
 	// dyingLooks is after how many looks a worker that dies but does not end is
 	// stuck. The other threads of a dying process are gone in far less time.
-	dyingLooks = 3
+	dyingLooks = 4
 )
 
 // expectEnd gives the worker a time to end by itself.
@@ -38,7 +38,13 @@ func (m *mounted) watchEnd() {
 		return // an attempt is being cancelled
 	}
 	m.wait.Reset(endLook)
-	if m.watchDying() || time.Now().Before(m.endBy) && !stopped(w.pid) {
+	if m.watchDying() {
+		return
+	}
+	if m.phase() == phaseSuspending && w.closed.CompareAndSwap(true, false) {
+		m.endBy = time.Now().Add(killAfter)
+	}
+	if time.Now().Before(m.endBy) && !stopped(w.pid) {
 		return
 	}
 	m.log.Warn("the worker did not end in time; killing it", "pid", w.pid)

@@ -53,8 +53,12 @@ func serve(stateDir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	drain := 5 * time.Second
+	if d, err := time.ParseDuration(os.Getenv("CMKFS_TEST_DRAIN")); err == nil {
+		drain = d
+	}
 	err := supervisor.Run(ctx, supervisor.Config{
-		StateDir: stateDir, Version: "test", MetricsListen: os.Getenv("CMKFS_TEST_METRICS"), AgentTimeout: 5 * time.Second, DrainTimeout: 5 * time.Second, HangTimeout: 6 * time.Second, Patience: 12 * time.Second,
+		StateDir: stateDir, Version: "test", MetricsListen: os.Getenv("CMKFS_TEST_METRICS"), AgentTimeout: 5 * time.Second, DrainTimeout: drain, HangTimeout: 6 * time.Second, Patience: 12 * time.Second,
 		Listening: func() { fmt.Println("listening") },
 	})
 	if err != nil {

@@ -46,6 +46,7 @@ type workerProcess struct {
 	dead   chan struct{}      // closed when it is reaped; exit is set then
 
 	unanswered atomic.Int32 // pings since the last pong
+	closed     atomic.Bool  // it has reported that it lets nothing through
 
 	readyOnce sync.Once // a worker is not trusted to say it only once
 
@@ -279,6 +280,8 @@ func (p *workerProcess) take(r worker.Reply) {
 		p.readyOnce.Do(func() { close(p.ready) })
 	case r.Failed != nil:
 		p.mu.failed = r.Failed
+	case r.Closed != nil:
+		p.closed.Store(true)
 	case r.Suspended != nil:
 		p.mu.suspended = r.Suspended
 	case r.Done != nil:

@@ -9,9 +9,14 @@ import (
 	"cmkfs/worker"
 )
 
-// killAfter is how long after the drain's deadline a worker may take to exit.
-// What it does then (a last sync) is bounded only by the disk.
-const killAfter = 5 * time.Second
+const (
+	// closeAfter is how long after the drain's deadline a worker may take to
+	// report that nothing is let through any more.
+	closeAfter = 500 * time.Millisecond
+	// killAfter is how long a worker may take to exit after that. What it does
+	// then (the rest of the kernel's caches, a last sync) serves nobody.
+	killAfter = 5 * time.Second
+)
 
 // suspend ends access to the volume. The worker does the work while it still
 // has the key; a worker that does not end by itself is killed, which loses
@@ -37,7 +42,7 @@ func (m *mounted) suspend(c command) {
 		}}); err != nil {
 			w.kill() // it is not listening
 		}
-		m.expectEnd(max(0, worker.Until(c.deadline)) + killAfter)
+		m.expectEnd(max(0, worker.Until(c.deadline)) + closeAfter)
 		m.waiters = append(m.waiters, c.done)
 	case phaseStarting:
 		m.settle(api.Errorf(api.CodeSuspended, "the volume was suspended while access was being restored"))

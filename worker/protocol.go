@@ -50,6 +50,7 @@ type Reply struct {
 	Ready     *Ready     `json:"ready,omitempty"`     // the volume is open; waiting for Serve
 	Stats     *Stats     `json:"stats,omitempty"`     // the answer to a stats request
 	Pong      *Pong      `json:"pong,omitempty"`      // the answer to a ping
+	Closed    *Closed    `json:"closed,omitempty"`    // nothing is let through any more
 	Suspended *Suspended `json:"suspended,omitempty"` // nothing is left; about to exit
 	Failed    *Failed    `json:"failed,omitempty"`    // about to exit with ExitFailed
 	Progress  *Progress  `json:"progress,omitempty"`  // of a check
@@ -145,6 +146,10 @@ type Stats struct {
 	Files      uint64 `json:"files"`
 	HeapBytes  uint64 `json:"heapBytes"` // memory of the worker's Go heap
 }
+
+// Closed reports that no request reaches the volume any more, whatever the
+// kernel and the disk still have to do.
+type Closed struct{}
 
 // Suspended counts what the suspending sequence did.
 type Suspended struct {

@@ -17,9 +17,12 @@ import (
 )
 
 const (
-	// orphanDrain is how long the suspending sequence may take in a worker
-	// whose supervisor is gone or whose lease has run out.
-	orphanDrain = 10 * time.Second
+	// orphanDrain is how long dirty pages are written back by a worker whose
+	// supervisor is gone or whose lease has run out: the supervisor's default.
+	orphanDrain = 2 * time.Second
+	// unmountDrain is the same for a mount that is gone from our name space and
+	// lives on in another one. No access was taken away, so there is time.
+	unmountDrain = 10 * time.Second
 	// leaseLook is the longest time between two looks at the lease's clock: Go
 	// timers stand still while the machine sleeps, CLOCK_BOOTTIME does not.
 	leaseLook = time.Second
@@ -87,6 +90,9 @@ func (s *serving) takeOver(m Serve, files []*os.File) error {
 		Resend:  m.Resend,
 		Errno:   s.errno,
 		Log:     s.log,
+		Closed: func() {
+			_ = s.conn.Send(Reply{Closed: &Closed{}}) // without a supervisor nobody hears it
+		},
 	})
 	if err != nil {
 		return err
@@ -209,7 +215,7 @@ func (s *serving) unmounted(ctx context.Context) int {
 			s.log.Warn("serving ended", "err", err)
 		}
 	case <-time.After(unmountWait):
-		drain, cancel := context.WithTimeout(ctx, orphanDrain)
+		drain, cancel := context.WithTimeout(ctx, unmountDrain)
 		defer cancel()
 		if _, ok := s.suspend(drain, unix.ENOTCONN); !ok {
 			return ExitStopped

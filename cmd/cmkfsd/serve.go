@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"time"
 
 	"cmkfs/supervisor"
 
@@ -12,6 +13,7 @@ import (
 type serveCmd struct {
 	Config        kong.ConfigFlag `placeholder:"FILE" help:"A JSON file with the values of flags, by their name."`
 	MetricsListen string          `placeholder:"ADDR" help:"Serve Prometheus metrics at this loopback address, for example 127.0.0.1:9105."`
+	DrainTimeout  time.Duration   `default:"2s" placeholder:"2s" help:"How long a suspension lets the kernel write back what programs wrote; the rest is refused, and fsync or close say so."`
 	ReadyFD       int             `name:"ready-fd" hidden:"" default:"-1"`
 }
 
@@ -25,7 +27,7 @@ func (c *serveCmd) Run(s *session) error {
 	log := newLog(s.err)
 	slog.SetDefault(log)
 	return supervisor.Run(s.ctx, supervisor.Config{
-		StateDir: s.cli.StateDir, Version: version, MetricsListen: c.MetricsListen, Log: log,
+		StateDir: s.cli.StateDir, Version: version, MetricsListen: c.MetricsListen, DrainTimeout: c.DrainTimeout, Log: log,
 		Listening: c.ready,
 	})
 }
