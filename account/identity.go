@@ -93,6 +93,16 @@ func IdentityChangedEvent(old, changed *Account) Event {
 	return Event{Kind: AuditIdentityChanged, Detail: identityDetail(old.Identity, changed.Identity)}
 }
 
+// UpdatedEvent is what the audit log says of an update.
+func UpdatedEvent(old, updated *Account) Event {
+	detail := map[string]string{"keySource": updated.KeySource()}
+	if updated.Identity != old.Identity {
+		detail = identityDetail(old.Identity, updated.Identity)
+		detail["keySource"], detail["identityType"] = updated.KeySource(), updated.Identity.Type
+	}
+	return Event{Kind: AuditAccountUpdated, Detail: detail}
+}
+
 // identityDetail names the principal and, if it is another one, the former.
 func identityDetail(old, now Identity) map[string]string {
 	detail := map[string]string{}

@@ -228,11 +228,7 @@ func (a *acct) update(ctx context.Context, change account.Change) (*account.Acco
 		return nil, err
 	}
 	current := record.Current()
-	detail := map[string]string{"keySource": current.Source}
-	if record.Identity != old.Identity {
-		detail["identityType"], detail["principalId"], detail["formerPrincipalId"] = record.Identity.Type, record.Identity.PrincipalID, old.Identity.PrincipalID
-	}
-	a.keyEvent(account.Event{Kind: account.AuditAccountUpdated, Detail: detail})
+	a.keyEvent(account.UpdatedEvent(old, record))
 	if current.ID != old.Current().ID {
 		a.startRunner(account.Lease{}) // another key, another lease
 	} else if run := a.runner(); run != nil {

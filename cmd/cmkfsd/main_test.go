@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
+	if len(os.Args) > 1 && os.Args[1] == linkLocalCommand {
+		fmt.Fprintln(os.Stderr, linkLocal(os.Args[2:]))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "cmkfsd-test")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -3,13 +3,11 @@ package main_test
 import (
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // trap is an address where nobody of ours may ever turn up. It counts who does.
@@ -60,19 +58,10 @@ func TestPrivateEndpoint_NobodyGoesElsewhere(t *testing.T) {
 	}
 	script := func(text string, more ...string) {
 		t.Helper()
-		out, err := os.Create(filepath.Join(work, "output")) // a file: the daemon keeps it open
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer out.Close()
-		cmd := exec.Command("sh", "-exc", "mount --bind hosts /etc/hosts\nrefused() { if \"$@\"; then return 1; fi; }\n"+text)
-		cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(env, more...), work, out, out
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		err = cmd.Run()
+		err := isolated{work: work, flags: syscall.CLONE_NEWNS, env: append(env, more...)}.run("mount --bind hosts /etc/hosts\n" + text)
 		stop(state, syscall.SIGTERM)
 		if err != nil {
-			b, _ := os.ReadFile(out.Name())
-			t.Fatalf("%v\n%s", err, b)
+			t.Fatal(err)
 		}
 	}
 
@@ -153,28 +142,4 @@ cmkfsd volume unmount v
 	if public.came.Load() == publicBefore {
 		t.Error("the pin was not taken away for the trial")
 	}
-}
-
-// startEmulator runs an emulator until the test ends and returns what a client
-// needs as KEY=value lines.
-func startEmulator(t *testing.T, dir string, env []string) string {
-	t.Helper()
-	emulator := exec.Command(filepath.Join(bin, "keyvault-emulator"), "--dir", dir)
-	if err := emulator.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = emulator.Process.Signal(syscall.SIGTERM)
-		_ = emulator.Wait()
-	})
-	for range 500 {
-		ask := exec.Command(filepath.Join(bin, "keyvault-emulator"), "ctl", "--dir", dir, "env")
-		ask.Env = env
-		if out, err := ask.Output(); err == nil && strings.Contains(string(out), "KEYVAULT_EMULATOR_KEY_URI=") {
-			return string(out)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("the emulator does not answer")
-	return ""
 }

@@ -42,6 +42,7 @@ type serveCommand struct {
 	Dir      string `required:"" env:"KEYVAULT_EMULATOR_DIR" placeholder:"DIR" help:"Keys, settings, the certificate authority (ca.pem). Made if missing."`
 	Listen   string `placeholder:"ADDR" help:"Address of the vaults, for example 127.0.0.1:8443. Default: a free port, the same one at each start."`
 	Private  string `placeholder:"ADDR" help:"Address of the vaults by private link, where firewall and public access do not count. Default: likewise."`
+	IMDS     string `name:"imds" placeholder:"ADDR" help:"Address of a virtual machine's token endpoint, in a network of its own: 169.254.169.254:80. Default: none."`
 	Control  string `placeholder:"ADDR" help:"Loopback address of the token endpoint and of ctl. Default: likewise."`
 	PrintEnv bool   `help:"Print what a client needs as KEY=value lines. If an emulator serves the directory already, print and exit."`
 	Vault    string `default:"demo" help:"Vault to make in a new directory; \"\" for none."`
@@ -68,7 +69,7 @@ func (c *serveCommand) Run() error {
 	_, err = os.Stat(filepath.Join(dir, "state.json"))
 	fresh := os.IsNotExist(err)
 	e, err := emulator.Start(emulator.Config{
-		Dir: dir, Listen: c.Listen, Private: c.Private, Control: c.Control,
+		Dir: dir, Listen: c.Listen, Private: c.Private, IMDS: c.IMDS, Control: c.Control,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

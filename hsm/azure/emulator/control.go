@@ -339,9 +339,8 @@ func (s *state) show() any {
 // controlHandler serves tokens and commands. It listens on a loopback address
 // only; whoever can reach that is trusted, as with a real host's endpoint.
 func (e *Emulator) controlHandler() http.Handler {
-	m := http.NewServeMux()
+	m := e.imdsHandler()
 	m.HandleFunc("GET /msi/token", func(w http.ResponseWriter, r *http.Request) { e.tokenRequest(w, r, false) })
-	m.HandleFunc("GET /metadata/identity/oauth2/token", func(w http.ResponseWriter, r *http.Request) { e.tokenRequest(w, r, true) })
 	m.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, e.Env()) })
 	m.HandleFunc("POST /control", func(w http.ResponseWriter, r *http.Request) {
 		var c Command
@@ -358,6 +357,13 @@ func (e *Emulator) controlHandler() http.Handler {
 		}
 		writeJSON(w, http.StatusOK, map[string]any{"result": result})
 	})
+	return m
+}
+
+// imdsHandler serves tokens as a virtual machine's metadata service does.
+func (e *Emulator) imdsHandler() *http.ServeMux {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /metadata/identity/oauth2/token", func(w http.ResponseWriter, r *http.Request) { e.tokenRequest(w, r, true) })
 	return m
 }
 

@@ -23,6 +23,7 @@ type Config struct {
 	Dir     string       // made if missing
 	Listen  string       // of the vaults, TLS; "" = 127.0.0.1 and the last port, or a free one
 	Private string       // of the same vaults by private link; "" = likewise
+	IMDS    string       // of the virtual machine's token endpoint, for a network of its own: 169.254.169.254:80; "" = none
 	Control string       // of tokens and control, must be a loopback address; "" = likewise
 	Log     *slog.Logger // of requests; nil = none
 }
@@ -33,6 +34,7 @@ type Emulator struct {
 	vaults  net.Listener
 	private net.Listener
 	control net.Listener
+	imds    net.Listener // nil = none
 	servers []*http.Server
 	done    sync.WaitGroup
 	closing chan struct{} // ends requests that wait on purpose
@@ -84,6 +86,9 @@ func Start(cfg Config) (*Emulator, error) {
 		e.serve(tls.NewListener(l, secure), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serveVault(w, r, link) }))
 	}
 	e.serve(e.control, e.controlHandler())
+	if e.imds != nil {
+		e.serve(e.imds, e.imdsHandler())
+	}
 	return e, nil
 }
 
@@ -100,6 +105,12 @@ func (e *Emulator) listen(s *state) (err error) {
 		}
 		*l.last = (*l.to).Addr().String()
 	}
+	if e.cfg.IMDS != "" {
+		if e.imds, err = net.Listen("tcp", e.cfg.IMDS); err != nil {
+			e.closeListeners()
+			return err
+		}
+	}
 	if !e.control.Addr().(*net.TCPAddr).IP.IsLoopback() {
 		e.closeListeners()
 		return fmt.Errorf("the control address %s is not a loopback address", e.cfg.Control)
@@ -108,7 +119,7 @@ func (e *Emulator) listen(s *state) (err error) {
 }
 
 func (e *Emulator) closeListeners() {
-	for _, l := range []net.Listener{e.vaults, e.private, e.control} {
+	for _, l := range []net.Listener{e.vaults, e.private, e.control, e.imds} {
 		if l != nil {
 			l.Close()
 		}
