@@ -526,3 +526,57 @@ func TestRekey_RotationUnfinished(t *testing.T) {
 	r.waitMoved(hsm.SourceKeyVault)
 	r.allReadable()
 }
+
+// TestRekey_VaultLies: whatever a vault answers, nothing is stored that the new
+// key does not open.
+func TestRekey_VaultLies(t *testing.T) {
+	r := newVaultRig(t)
+	if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Policy: &account.PolicyChange{CheckInterval: account.Duration(time.Minute)}}); err != nil {
+		t.Fatal(err)
+	}
+	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
+	time.Sleep(1500 * time.Millisecond) // a check that was under way is over
+	path := filepath.Join(r.dir, "accounts", "acct", "account.json")
+	was, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string, meanwhile func()) {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.rekey("other", "")
+			done <- err
+		}()
+		meanwhile()
+		err := <-done
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != api.CodeMisconfigured && e.Code != api.CodeUnreachable {
+			t.Errorf("%s: %v", what, err)
+		}
+		if is, err := os.ReadFile(path); err != nil || string(is) != string(was) {
+			t.Fatalf("%s: account.json has changed: %v\n%s", what, err, is)
+		}
+		r.undelay(t)
+	}
+	for _, kind := range []string{emulator.FaultGarbage, emulator.FaultWrongKey, emulator.FaultTruncate, emulator.FaultHuge} {
+		for _, op := range []string{"get", "encrypt", "decrypt"} {
+			if kind == emulator.FaultWrongKey && op == "get" {
+				continue // it has no such bytes
+			}
+			r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: kind, Op: op}})
+			refused(kind+" "+op, func() {})
+		}
+	}
+	// Only the last answer, which is to prove that the new key opens what is
+	// about to be stored.
+	r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultDelay, Op: "encrypt", Delay: time.Second}})
+	before := r.e.Requests("encrypt")
+	refused("wrong-key of the proof", func() {
+		eventually(t, "the new key is asked", func() bool { return r.e.Requests("encrypt") > before })
+		r.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultWrongKey, Op: "decrypt"}})
+	})
+	if _, err := r.rekey("other", ""); err != nil {
+		t.Error(err)
+	}
+}
