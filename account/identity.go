@@ -144,6 +144,9 @@ func (a *Account) learn(ctx context.Context, agent KeyAgent) error {
 		return err
 	}
 	a.Identity.seen(info)
+	if a.Identity.PrincipalID == "" {
+		a.Identity.Problem = "its tokens do not say what it is"
+	}
 	return nil
 }
 

@@ -32,6 +32,11 @@ func (a *asks) Prove(ctx context.Context, k account.AEKRecord) (hsm.Info, error)
 	return info, nil
 }
 
+// opaque has tokens that do not say whose they are.
+type opaque struct{ vault }
+
+func (opaque) Identify(context.Context, hsm.Config, string) (hsm.Info, error) { return hsm.Info{}, nil }
+
 func vaultAccount() *account.Account {
 	a := newAccount("a")
 	a.Identity = account.Identity{Type: account.IdentitySystemAssigned, PrincipalID: "old"}
@@ -63,6 +68,11 @@ func TestAccount_Identity_BeforeTheVault(t *testing.T) {
 	}
 	if c, err := b.Renewed(t.Context(), vault{"SystemAssigned": true}); err != nil || c.Identity.Problem != "" || c.Identity.PrincipalID == "" || b.Identity.Problem == "" {
 		t.Errorf("renewed: %+v, %v", c, err)
+	}
+	// Tokens need not say anything: they are the vault's to read.
+	b, err = a.Changed(t.Context(), account.Change{Identity: system}, inUse, opaque{})
+	if err != nil || b.Identity.PrincipalID != "" || b.Identity.Problem == "" {
+		t.Errorf("with a token that says nothing: %+v, %v", b, err)
 	}
 	// The host does not have it: refused.
 	if _, err := a.Changed(t.Context(), account.Change{Identity: system}, inUse, vault{"SystemAssigned": false}); hsm.KindOf(err) != hsm.KindDenied {

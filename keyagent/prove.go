@@ -91,13 +91,13 @@ func inForce(req *request) error {
 	return nil
 }
 
-// refusals are the operations that the key's owner refused, each once.
+// refusals are the operations of a vault's key that were refused, each once.
 type refusals []*hsm.Error
 
-// note keeps a refusal for later and returns every other error.
+// note keeps a missing permission for later and returns every other error.
 func (r *refusals) note(err error) error {
 	var e *hsm.Error
-	if !errors.As(err, &e) || e.Kind != hsm.KindDenied || e.Op == "token" {
+	if !errors.As(err, &e) || e.Kind != hsm.KindDenied || e.Condition != hsm.Unusable || !slices.Contains([]string{"get", "encrypt", "decrypt"}, e.Op) {
 		return err
 	}
 	if !slices.ContainsFunc(*r, func(have *hsm.Error) bool { return have.Op == e.Op }) {

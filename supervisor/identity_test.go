@@ -12,7 +12,8 @@ import (
 )
 
 // TestIdentity_SwitchedUnderLoad: programs do not notice that the account
-// becomes somebody else, not even when who it was is no longer permitted.
+// becomes somebody else, not even when who it was is no longer permitted, nor
+// that the vault is reached at another address.
 func TestIdentity_SwitchedUnderLoad(t *testing.T) {
 	v := newVaultRig(t)
 	user := v.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "volumes"}).(*emulator.Identity)
@@ -23,6 +24,7 @@ func TestIdentity_SwitchedUnderLoad(t *testing.T) {
 		{"volumes", account.Identity{Type: account.IdentityUserAssigned, UserAssignedIdentity: user.ResourceID}},
 		{emulator.SystemIdentity, account.Identity{Type: account.IdentitySystemAssigned}},
 	}
+	endpoints := []string{v.e.PrivateEndpoint(), v.e.Endpoint()}
 	loadtest.Prove(t, func(int) loadtest.Report {
 		return loadtest.Measure(t, v.mount, func() {
 			for i := range identities {
@@ -34,6 +36,11 @@ func TestIdentity_SwitchedUnderLoad(t *testing.T) {
 				v.do(t, emulator.Command{Action: emulator.Revoke, Vault: "demo", Identity: from.name})
 				time.Sleep(1500 * time.Millisecond) // a check as the new one
 				if _, err := v.RenewCredentials(v.ctx, "acct"); err != nil {
+					t.Error(err)
+				}
+				key := v.key()
+				key.Azure.PrivateEndpoint = endpoints[i]
+				if _, err := v.UpdateAccount(v.ctx, "acct", account.Change{Key: key}); err != nil {
 					t.Error(err)
 				}
 			}
