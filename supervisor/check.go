@@ -39,6 +39,10 @@ func (c Check) Run(ctx context.Context) (findings int, err error) {
 		if k := c.Account.AEK(id); k != nil {
 			return k, nil
 		}
+		// A rotation may have changed both since the account was read.
+		if now, err := c.Dir.Account(c.Account.Name); err == nil && now.AEK(id) != nil {
+			return now.AEK(id), nil
+		}
 		return nil, api.Errorf(api.CodeMisconfigured, "the volume's key is sealed under an account encryption key that account "+c.Account.Name+" does not have")
 	}
 	p, err := s.start(ctx, worker.Start{

@@ -55,7 +55,7 @@ func (l leaseActions) Check(ctx context.Context) (hsm.Info, error) {
 	for {
 		record := l.record()
 		info, err := l.checkAll(ctx, record)
-		if err != nil && l.replaced(record) {
+		if err != nil && l.replaced(record.LeaseKeys()...) {
 			continue // the answer is about a key or an identity that was replaced meanwhile and may be refused since
 		}
 		if ctx.Err() == nil { // what was given up says nothing about the key
@@ -80,11 +80,11 @@ func (l leaseActions) checkAll(ctx context.Context, record *account.Account) (in
 	return info, nil
 }
 
-// replaced reports whether one of the keys that a check was about is not the
-// account's any more, or is asked for in another way.
-func (a *acct) replaced(checked *account.Account) bool {
+// replaced reports whether one of the keys that were asked is not the account's
+// any more, or is asked for in another way.
+func (a *acct) replaced(asked ...account.AEKRecord) bool {
 	record := a.record()
-	return slices.ContainsFunc(checked.LeaseKeys(), func(k account.AEKRecord) bool {
+	return slices.ContainsFunc(asked, func(k account.AEKRecord) bool {
 		now := record.AEK(k.ID)
 		return now == nil || !hsm.SameKeyID(now.Wrapped.KeyID, k.Wrapped.KeyID) ||
 			now.Key.Azure != nil && k.Key.Azure != nil && *now.Key.Azure != *k.Key.Azure

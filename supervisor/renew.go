@@ -40,7 +40,7 @@ func (a *acct) notice(checked *account.Account, info hsm.Info) {
 	defer a.changes.Unlock()
 	old := a.record()
 	changed := old.Noticed(info)
-	if changed == nil || a.replaced(checked) {
+	if changed == nil || a.replaced(checked.LeaseKeys()...) {
 		return // known by now, or about who the account was before a switch
 	}
 	if err := a.save(changed); err != nil {

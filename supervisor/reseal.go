@@ -22,9 +22,13 @@ const (
 	holderLook = 100 * time.Millisecond
 )
 
-// errWorkerGone reports a worker that ended before it had answered. Another one
-// knows where the volume stands.
-var errWorkerGone = errors.New("the volume worker ended")
+// What an attempt ends with that is begun again: a worker that ended before it
+// had answered, after which another one knows where the volume stands, and an
+// answer of a customer's key that was replaced meanwhile.
+var (
+	errWorkerGone  = errors.New("the volume worker ended")
+	errKeyReplaced = errors.New("the customer's key was replaced meanwhile")
+)
 
 // result is what a move did to one volume.
 type result int
@@ -43,7 +47,7 @@ func (a *acct) moveVolume(ctx context.Context, name string) (result, error) {
 	for until := time.Now().Add(holderWait); ; {
 		r, err := a.tryMove(ctx, k)
 		var e *api.Error
-		again := errors.Is(err, errWorkerGone) || errors.As(err, &e) && e.Code == api.CodeBusy
+		again := errors.Is(err, errWorkerGone) || errors.Is(err, errKeyReplaced) || errors.As(err, &e) && e.Code == api.CodeBusy
 		if !again || time.Now().After(until) {
 			return r, err
 		}
@@ -110,6 +114,9 @@ func (a *acct) moveKey(ctx context.Context, k volumeKey, w *workerProcess, m *mo
 	}
 	to := record.AEK(record.Move.To)
 	vek, err := a.agent(k.name).Reseal(ctx, under(from), under(to), sealed.VolumeID, keyagent.VEK{Sealed: sealed.VEK, Commitment: sealed.Commitment})
+	if err != nil && a.replaced(*from, *to) {
+		return 0, fmt.Errorf("%w: %w", errKeyReplaced, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -1,6 +1,7 @@
 package supervisor_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -122,6 +123,82 @@ func TestMoves_DaemonKilled(t *testing.T) {
 		}
 	}
 	r.waitMoved(hsm.SourceKeyVault)
+	r.allReadable()
+}
+
+// onRename calls f as soon as a file of that name is put in place in one of the
+// folders; the channel is closed then.
+func onRename(t *testing.T, name string, f func(), folders ...string) <-chan struct{} {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range folders {
+		if _, err := unix.InotifyAddWatch(fd, folder, unix.IN_MOVED_TO); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer unix.Close(fd)
+		buf := make([]byte, 4096)
+		for {
+			n, err := unix.Read(fd, buf)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || bytes.Contains(buf[:n], append([]byte(name), 0)) {
+				f()
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// TestMoves_KilledAtSuperblock kills the daemon at the moment a superblock is
+// replaced, before it knows: the volume's record names both keys then, so that
+// neither is given up.
+func TestMoves_KilledAtSuperblock(t *testing.T) {
+	r := newMoveRig(t)
+	r.useKey()
+	d, _ := account.Open(r.dir)
+	both := 0
+	for range 6 {
+		name := stateNames[both%len(stateNames)]
+		killed := onRename(t, "superblock", func() { _ = r.cmd.Process.Kill() }, d.VolumeDir("acct", name))
+		_, _ = r.RotateKey(r.ctx, "acct", nil)
+		_, _ = r.TransitionToCMK(r.ctx, "acct", nil)
+		select {
+		case <-killed:
+		case <-time.After(20 * time.Second):
+			t.Fatal("no superblock was replaced")
+		}
+		<-r.ended
+		unmountLeft(r.point("vol"))
+		unmountLeft(r.point("asleep"))
+		r.consistent()
+		v, err := d.Volume("acct", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.FormerAEKID != "" && superblockKey(t, d.VolumeDir("acct", name)) == v.AEKID {
+			both++
+			// Whoever takes the customer's key away now must be refused.
+			a := r.stored()
+			used := func(id string) (bool, error) { return v.Needs(id), nil }
+			if _, err := a.Changed(r.ctx, account.Change{Key: &hsm.Config{Source: hsm.SourcePlatform}}, used, nil); a.KeySource() == hsm.SourceKeyVault && !errors.Is(err, account.ErrOneWay) {
+				t.Errorf("the key could be given up: %v", err)
+			}
+		}
+		r.restart()
+		r.waitMoved(r.stored().KeySource())
+	}
+	if both == 0 {
+		t.Error("the daemon was never killed in time")
+	}
 	r.allReadable()
 }
 
