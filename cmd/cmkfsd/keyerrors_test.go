@@ -233,6 +233,14 @@ func TestKeyErrors_Configure(t *testing.T) {
 	}
 	c.must("account", "update", "--key-vault-uri", "https://demo.vault.azure.net", "--key-name", "cmk", "--key-vault-private-endpoint", c.Endpoint(), "--key-vault-ca", c.CA())
 
+	old := c.do(kv.Command{Action: kv.KeyRotate, Vault: "demo", Key: "cmk"}).(string)
+	c.do(kv.Command{Action: kv.KeyRotate, Vault: "demo", Key: "cmk"})
+	c.must("account", "update", "--key-vault-uri", "https://demo.vault.azure.net/", "--key-name", "cmk", "--key-version", old[strings.LastIndexByte(old, '/')+1:])
+	if out := c.must("account", "show"); !strings.Contains(out, old) {
+		t.Errorf("%s is not the key in\n%s", old, out)
+	}
+	c.must(c.update("https://demo.vault.azure.net/keys/cmk")...)
+
 	// Select from key vault: what list-keys says of a key is what happens to it.
 	c.do(kv.Command{Action: kv.Grant, Vault: "demo", Identity: kv.SystemIdentity, Permissions: []string{"list"}})
 	key("limited", kv.Command{Ops: []string{"encrypt", "sign"}})

@@ -29,11 +29,10 @@ func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	if port := r.URL.Port(); r.URL.Scheme != "https" || !strings.EqualFold(r.URL.Hostname(), a.host) || port != "" && port != "443" {
 		return nil, &answerError{"Elsewhere", "its answer leads to another host", errors.New(r.URL.Host)}
 	}
-	resp, err := a.next.RoundTrip(r)
+	resp, err := bounded{a.next}.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = &boundedBody{ctx: r.Context(), body: resp.Body, left: maxAnswer}
 	if resp.StatusCode != http.StatusUnauthorized {
 		return resp, nil
 	}
@@ -68,6 +67,18 @@ func (e *answerError) Unwrap() error { return e.err }
 
 // NonRetriable tells the SDK not to send the request again.
 func (e *answerError) NonRetriable() {}
+
+// bounded lets no answer be longer than maxAnswer. It is all that is between
+// credentials and the endpoints that give them tokens.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(r)
+	if err == nil {
+		resp.Body = &boundedBody{ctx: r.Context(), body: resp.Body, left: maxAnswer}
+	}
+	return resp, err
+}
 
 // boundedBody reads no more than it should, and says how an answer that had
 // begun went wrong.

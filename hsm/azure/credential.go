@@ -54,7 +54,7 @@ func (c *credential) describe(info *hsm.Info, token string) {
 func newCredential(cfg hsm.AzureConfig, host string, pool *x509.CertPool) (*credential, error) {
 	entra := azcore.ClientOptions{
 		Cloud:     cloudOf(host),
-		Transport: newHTTPClient(newTransport("", "", pool)),
+		Transport: newHTTPClient(bounded{newTransport("", "", pool)}),
 		Retry:     retries(),
 	}
 	if cfg.FederatedClientID != "" {
@@ -96,7 +96,7 @@ func managedIdentity(cfg hsm.AzureConfig) (azcore.TokenCredential, error) {
 		c, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
 			ID: id,
 			ClientOptions: azcore.ClientOptions{
-				Transport: &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: tryTimeout}},
+				Transport: &http.Client{Transport: bounded{&http.Transport{ResponseHeaderTimeout: tryTimeout}}},
 				Retry:     retries(),
 			},
 		})

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -254,5 +255,55 @@ func TestNoIdentityEndpoint(t *testing.T) {
 	}
 	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("it took %v", d)
+	}
+}
+
+// An endpoint for tokens that is in trouble costs seconds, not the minute and
+// more that the SDK would spend on it, whatever the trouble is.
+func TestTokenEndpoint_Bounded(t *testing.T) {
+	w := start(t)
+	cfg := w.vault(t, emulator.Command{})
+	for name, tc := range map[string]struct {
+		fault  emulator.Fault
+		kind   hsm.Kind
+		reason string
+	}{
+		"not found":   {emulator.Fault{Kind: emulator.FaultStatus, Status: 404}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"gone":        {emulator.Fault{Kind: emulator.FaultStatus, Status: 410}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"throttled":   {emulator.Fault{Kind: emulator.FaultThrottle, RetryAfter: 120}, hsm.KindThrottled, "Throttled"},
+		"failing":     {emulator.Fault{Kind: emulator.FaultStatus, Status: 500}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"unavailable": {emulator.Fault{Kind: emulator.FaultStatus, Status: 503, RetryAfter: 120}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"reset":       {emulator.Fault{Kind: emulator.FaultReset}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"silent":      {emulator.Fault{Kind: emulator.FaultBlackHole}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"garbage":     {emulator.Fault{Kind: emulator.FaultGarbage}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"truncated":   {emulator.Fault{Kind: emulator.FaultTruncate}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"dripping":    {emulator.Fault{Kind: emulator.FaultDrip}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"huge":        {emulator.Fault{Kind: emulator.FaultHuge}, hsm.KindUnreachable, "IdentityUnavailable"},
+		"refusing":    {emulator.Fault{Kind: emulator.FaultStatus, Status: 400}, hsm.KindDenied, "IdentityRefused"},
+		"forbidding":  {emulator.Fault{Kind: emulator.FaultStatus, Status: 403}, hsm.KindDenied, "IdentityRefused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// One that the SDK has no token of in its cache.
+			id := w.do(t, emulator.Command{Action: emulator.IdentityAdd, Identity: "bounded-" + name}).(*emulator.Identity)
+			tc.fault.Op = "token"
+			w.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &tc.fault})
+			defer w.do(t, emulator.Command{Action: emulator.FaultClear})
+			c := cfg
+			c.IdentityType, c.UserAssignedIdentity = azure.UserAssigned, id.ClientID
+			k, err := azure.Open(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer k.Close()
+			begin := time.Now()
+			_, err = k.Info(t.Context())
+			var e *hsm.Error
+			if !errors.As(err, &e) || e.Kind != tc.kind || e.Reason != tc.reason || e.Op != "token" || e.RetryAfter != time.Duration(tc.fault.RetryAfter)*time.Second {
+				t.Errorf("got %#v, want %s/%s", err, tc.kind, tc.reason)
+			}
+			if d := time.Since(begin); d > 30*time.Second {
+				t.Errorf("it took %v", d)
+			}
+		})
 	}
 }

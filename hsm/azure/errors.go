@@ -98,7 +98,13 @@ func (f failure) token(auth *azidentity.AuthenticationFailedError) {
 		return
 	}
 	cause := fmt.Errorf("token endpoint: HTTP %d", r.StatusCode)
-	if r.StatusCode < 400 || r.StatusCode >= 500 || transient(r.StatusCode) || r.StatusCode == http.StatusNotFound || r.StatusCode == http.StatusGone {
+	f.RetryAfter = retryAfter(r.Header)
+	switch {
+	case r.StatusCode == http.StatusTooManyRequests:
+		f.Kind, f.Op, f.Reason, f.Err = hsm.KindThrottled, "token", "Throttled", cause
+		f.Message = "The identity's token endpoint receives too many requests"
+		return
+	case r.StatusCode < 400, transient(r.StatusCode), r.StatusCode == http.StatusNotFound, r.StatusCode == http.StatusGone:
 		f.noToken(cause)
 		return
 	}
@@ -177,6 +183,7 @@ func (f failure) response(response *azcore.ResponseError) {
 		f.Kind, f.Reason, f.Message = hsm.KindMisconfigured, "BadCiphertext", "The wrapped key is damaged or was wrapped by another key"
 	case transient(status):
 		f.because(hsm.KindUnreachable, hsm.NoConnection, "it is not available at the moment")
+		f.RetryAfter = retryAfter(header)
 	case code != "":
 		f.because(hsm.KindMisconfigured, hsm.Unusable, "the Key Vault does not accept the request")
 	default:
@@ -294,4 +301,8 @@ func firstLine(s string) string {
 	return s
 }
 
-func oneLine(err error) string { return firstLine(err.Error()) }
+// oneLine is an SDK's error without its advice for programmers.
+func oneLine(err error) string {
+	s, _, _ := strings.Cut(firstLine(err.Error()), ". To troubleshoot, visit")
+	return s
+}

@@ -18,6 +18,7 @@ const SoftHSMModule = "/usr/lib/softhsm/libsofthsm2.so"
 type Token struct {
 	Dir     string // has softhsm2.conf, tokens/ and pin
 	PINFile string
+	Module  string // the library that URI names
 }
 
 // PIN is the user PIN of a Token.
@@ -27,7 +28,7 @@ const PIN = "739158"
 // SOFTHSM2_CONF at it for the rest of the test.
 func NewToken(t *testing.T) *Token {
 	t.Helper()
-	k := &Token{Dir: t.TempDir()}
+	k := &Token{Dir: t.TempDir(), Module: SoftHSMModule}
 	k.configure(t)
 	run(t, "softhsm2-util", "--init-token", "--free", "--label", "drill", "--so-pin", "so-"+PIN, "--pin", PIN)
 	if err := os.WriteFile(k.PINFile, []byte(PIN+"\n"), 0o600); err != nil {
@@ -41,7 +42,7 @@ func NewToken(t *testing.T) *Token {
 // then.
 func (k *Token) Copy(t *testing.T) *Token {
 	t.Helper()
-	c := &Token{Dir: t.TempDir()}
+	c := &Token{Dir: t.TempDir(), Module: k.Module}
 	if err := os.CopyFS(c.Dir, os.DirFS(k.Dir)); err != nil {
 		t.Fatal(err)
 	}
@@ -65,11 +66,11 @@ func (k *Token) configure(t *testing.T) {
 
 func (k *Token) tokens() string { return filepath.Join(k.Dir, "tokens") }
 
-// AddKey generates a key pair; usage is a flag of pkcs11-tool.
-func (k *Token) AddKey(t *testing.T, label, id, kind, usage string) {
+// AddKey generates a key pair; usage are flags of pkcs11-tool.
+func (k *Token) AddKey(t *testing.T, label, id, kind string, usage ...string) {
 	t.Helper()
-	run(t, "pkcs11-tool", "--module", SoftHSMModule, "--token-label", "drill", "--login", "--pin", PIN,
-		"--keypairgen", "--key-type", kind, "--label", label, "--id", id, usage)
+	run(t, "pkcs11-tool", append([]string{"--module", SoftHSMModule, "--token-label", "drill", "--login", "--pin", PIN,
+		"--keypairgen", "--key-type", kind, "--label", label, "--id", id}, usage...)...)
 }
 
 // AddToken makes another token beside this one, with an RSA key "other", and
@@ -127,7 +128,7 @@ func (k *Token) SetPIN(t *testing.T, content string) {
 
 // URI names a key of the token.
 func (k *Token) URI(object string) string {
-	return "pkcs11:token=drill;object=" + object + "?module-path=" + SoftHSMModule + "&pin-source=file:" + k.PINFile
+	return "pkcs11:token=drill;object=" + object + "?module-path=" + k.Module + "&pin-source=file:" + k.PINFile
 }
 
 func rename(t *testing.T, from, to string) {

@@ -13,6 +13,10 @@
 // the token refused is never sent again until the content of its source
 // changes, because tokens lock after a few attempts; see pinguard.go.
 //
+// A key that wants the PIN before each use (CKA_ALWAYS_AUTHENTICATE) gets it
+// when it decrypts; not on SoftHSM, which would have to write then, see
+// readonly.go.
+//
 // Encrypting needs only the public key, so it is done here with the token's
 // modulus; decrypting is done by the token. OAEP is tried with SHA-256 and, if
 // the module does not know it (SoftHSM 2.6.1), with SHA-1; Wrapped.Algorithm

@@ -69,8 +69,13 @@ func refuse(op, keyID string, kind hsm.Kind, reason string, c hsm.Condition, det
 	return e
 }
 
-// classify turns what the module returned into an *hsm.Error.
+// classify turns what the module returned into an *hsm.Error, which err may be
+// already.
 func classify(op, keyID string, err error) *hsm.Error {
+	var e *hsm.Error
+	if errors.As(err, &e) {
+		return e
+	}
 	var code p11.Error
 	if !errors.As(err, &code) {
 		return refuse(op, keyID, hsm.KindUnreachable, "", hsm.TokenUnanswered, "", err)

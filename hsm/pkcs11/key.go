@@ -114,6 +114,14 @@ func (k *key) Wrap(ctx context.Context, plaintext []byte) (hsm.Wrapped, error) {
 	return w, err
 }
 
+// otherHash are the answers of modules that do not know a hash of OAEP, or use
+// SHA-1 whatever they are told; some of them say the same to other troubles,
+// which the next algorithm then meets as well.
+var otherHash = []p11.Error{
+	p11.CKR_ARGUMENTS_BAD, p11.CKR_MECHANISM_PARAM_INVALID, p11.CKR_MECHANISM_INVALID, p11.CKR_FUNCTION_NOT_SUPPORTED,
+	p11.CKR_ENCRYPTED_DATA_INVALID, p11.CKR_WRAPPED_KEY_INVALID, p11.CKR_GENERAL_ERROR, p11.CKR_FUNCTION_FAILED,
+}
+
 // wrap tries the algorithms until the token decrypts what was encrypted.
 func (s *session) wrap(o object, plaintext []byte) (hsm.Wrapped, error) {
 	fail := func(k hsm.Kind, reason, message string, err error) (hsm.Wrapped, error) {
@@ -135,7 +143,7 @@ func (s *session) wrap(o object, plaintext []byte) (hsm.Wrapped, error) {
 			}
 			return hsm.Wrapped{KeyID: o.uri.KeyID(), Algorithm: a.name, Ciphertext: sealed}, nil
 		}
-		if !is(err, p11.CKR_ARGUMENTS_BAD, p11.CKR_MECHANISM_PARAM_INVALID, p11.CKR_MECHANISM_INVALID) {
+		if !is(err, otherHash...) {
 			break
 		}
 	}
@@ -203,6 +211,11 @@ func (s *session) decrypt(o object, a algorithm, sealed []byte) ([]byte, error) 
 	if o.decrypt {
 		if err := s.ctx.DecryptInit(s.handle, a.oaep(), o.handle); err != nil {
 			return nil, err
+		}
+		if o.always && s.pin != nil {
+			if err := s.authenticate(p11.CKU_CONTEXT_SPECIFIC); err != nil {
+				return nil, err
+			}
 		}
 		return s.ctx.Decrypt(s.handle, sealed)
 	}

@@ -23,6 +23,8 @@ type session struct {
 	handle p11.SessionHandle
 	token  p11.TokenInfo
 	slot   uint
+	pin    []byte   // content of the PIN file, once logged in with it
+	guard  pinGuard // of that PIN
 }
 
 // connect loads the library and opens a session on the token, without login.
@@ -97,6 +99,7 @@ func (s *session) open(ctx context.Context, op *string, fail func(hsm.Kind, stri
 // close logs out, unloads the library and gives the turn back. Finalising ends
 // the sessions; errors of it do not matter, since nothing of it is used again.
 func (s *session) close() {
+	clear(s.pin)
 	if s.ctx != nil {
 		_ = s.ctx.Finalize()
 		s.ctx.Destroy()
@@ -141,9 +144,9 @@ func (s *session) login(stateDir string) error {
 	if err != nil {
 		return fail(hsm.KindMisconfigured, "PINSource", hsm.TokenNoPIN, "the file of pin-source cannot be read", err)
 	}
-	defer clear(content)
-	guard := newPINGuard(stateDir, s.uri.ModulePath, s.token.Label, s.token.SerialNumber)
-	switch refused, err := guard.refused(content); {
+	s.pin = content
+	s.guard = newPINGuard(stateDir, s.uri.ModulePath, s.token.Label, s.token.SerialNumber)
+	switch refused, err := s.guard.refused(content); {
 	case err != nil:
 		return fail(hsm.KindUnreachable, "PINGuard", "", "It is not known whether the token has refused this PIN before, so it is not tried", err)
 	case refused:
@@ -158,13 +161,20 @@ func (s *session) login(stateDir string) error {
 			return fail(hsm.KindUnreachable, "ReadOnly", "", "The token could not be protected from an interrupted login", err)
 		}
 	}
-	err = s.ctx.Login(s.handle, p11.CKU_USER, strings.TrimRight(string(content), "\r\n"))
+	return s.authenticate(p11.CKU_USER)
+}
+
+// authenticate sends the PIN: to log in, or once more for an operation with a
+// key that wants it each time.
+func (s *session) authenticate(user uint) error {
+	const op = "login"
+	err := s.ctx.Login(s.handle, user, strings.TrimRight(string(s.pin), "\r\n"))
 	switch {
 	case err == nil, is(err, p11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
 	case is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE):
 		e := classify(op, s.uri.KeyID(), err)
-		if err := guard.refuse(content); err != nil {
+		if err := s.guard.refuse(s.pin); err != nil {
 			e.Err = fmt.Errorf("%w (remembered in memory only: %w)", e.Err, err)
 		}
 		return e

@@ -19,6 +19,7 @@ type object struct {
 	rsa             bool
 	public          rsa.PublicKey // of an RSA key; N is nil if the token does not tell
 	decrypt, unwrap bool
+	always          bool // wants the PIN before each use (CKA_ALWAYS_AUTHENTICATE)
 	encrypt         bool // false only if the token has the public key and forbids it
 	start, end      time.Time
 }
@@ -88,6 +89,7 @@ func (s *session) inspect(h p11.ObjectHandle) (object, error) {
 		return o, nil
 	}
 	o.decrypt, o.unwrap = s.flag(h, p11.CKA_DECRYPT), s.flag(h, p11.CKA_UNWRAP)
+	o.always = s.flag(h, p11.CKA_ALWAYS_AUTHENTICATE)
 	o.start, o.end = s.date(h, p11.CKA_START_DATE), s.date(h, p11.CKA_END_DATE)
 	o.setPublic(s.attribute(h, p11.CKA_MODULUS), s.attribute(h, p11.CKA_PUBLIC_EXPONENT))
 

@@ -380,7 +380,13 @@ func (e *Emulator) tokenRequest(w http.ResponseWriter, r *http.Request, imds boo
 		}
 	}
 	e.mu.Unlock()
-	if fault != nil && e.apply(fault, w, r) {
+	switch {
+	case fault == nil:
+	case fault.bends():
+		whole, out := &recorder{ResponseWriter: w}, w
+		w = whole
+		defer func() { e.bend(fault, out, r, whole) }()
+	case e.apply(fault, w, r):
 		return
 	}
 	e.serveToken(w, r, imds)
