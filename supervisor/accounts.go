@@ -41,6 +41,7 @@ type acct struct {
 		runner     *account.Runner  // nil = the account has no key yet
 		stopRunner func()
 		opening    map[*opening]bool
+		stranger   string // the principal id that answered the last check, if it was not the account's
 		giveWay    func() // ends the move that the daemon resumed by itself; nil = there is none
 	}
 }

@@ -32,10 +32,19 @@ func (a *acct) renewCredentials(ctx context.Context) (api.RenewedCredentials, er
 	return renewed, nil
 }
 
-// notice keeps what a successful check has shown about who the account is.
+// notice keeps what successful checks have shown about who the account is. Two
+// in a row must say the same: an endpoint may serve several identities in turn.
 func (a *acct) notice(checked *account.Account, info hsm.Info) {
-	if a.record().Noticed(info) == nil || !a.changes.TryLock() {
-		return // nothing new, or a command changes the account: the next check tells again
+	stranger := ""
+	if a.record().Noticed(info) != nil {
+		stranger = info.PrincipalID
+	}
+	a.mu.Lock()
+	again := a.mu.stranger == stranger
+	a.mu.stranger = stranger
+	a.mu.Unlock()
+	if stranger == "" || !again || !a.changes.TryLock() {
+		return // nothing new or certain, or a command changes the account: the next check tells again
 	}
 	defer a.changes.Unlock()
 	old := a.record()
