@@ -172,7 +172,7 @@ func (a *Account) setKey(ctx context.Context, key hsm.Config, used func(string) 
 		key.Azure = &azure
 	}
 	old := a.Current()
-	if old.Source == hsm.SourcePlatform {
+	if old != nil && old.Source == hsm.SourcePlatform {
 		old = nil
 	}
 	if old != nil && key.Azure != nil && perhapsSameKey(old, key) {

@@ -109,13 +109,27 @@ func (c *accountUpdateCmd) Run(s *session) error {
 		}
 		return s.explainEnvironment(err, change.Key, identity)
 	}
-	if k := changed.Current(); change.Key != nil && k.Key.Azure != nil && k.KeyInfo.Region == "" {
-		fmt.Fprintf(s.err, "cmkfsd: note: the vault does not say in which region it is, so it was not compared with the account's location %s\n", changed.Location)
+	if change.Key != nil {
+		s.noteSilence(&changed)
 	}
 	if change.Identity != nil {
 		s.warnIdentity(changed.Identity)
 	}
 	return s.showAccount(&changed, c.Output)
+}
+
+// noteSilence says what could not be examined because the vault does not tell.
+func (s *session) noteSilence(a *account.Account) {
+	k := a.Current()
+	if k == nil || k.Key.Azure == nil {
+		return
+	}
+	if k.KeyInfo.Region == "" {
+		fmt.Fprintf(s.err, "cmkfsd: note: the vault does not say in which region it is, so it was not compared with the account's location %s\n", a.Location)
+	}
+	if k.KeyInfo.RecoveryLevel == "" {
+		fmt.Fprintln(s.err, "cmkfsd: note: the vault does not say its recovery level; make sure that nobody can purge the key")
+	}
 }
 
 // explainEnvironment adds to the daemon's failure with a key that this process

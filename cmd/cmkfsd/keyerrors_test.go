@@ -411,12 +411,8 @@ func TestKeyErrors_Volume(t *testing.T) {
 	vault := []string{"volume", "create", "--name", "v", "--encryption-key-source", hsm.SourceKeyVault}
 	c.refused(refusal{exit: 2, condition: hsm.NotConfigured}, vault...)
 	c.refused(refusal{exit: 2, condition: hsm.TokenNotConfigured}, "volume", "create", "--name", "v", "--encryption-key-source", hsm.SourcePKCS11)
-	for _, command := range [][]string{
-		{"volume", "update", "plain", "--encryption-key-source", hsm.SourceKeyVault},
-		{"volume", "create", "--name", "plain", "--encryption-key-source", hsm.SourceKeyVault},
-	} {
-		c.refused(refusal{exit: 2, condition: hsm.SourceFixed}, command...)
-	}
+	c.refused(refusal{exit: 2, condition: hsm.SourceFixed, hint: "cmkfsd account transition-to-cmk"}, "volume", "update", "plain", "--encryption-key-source", hsm.SourceKeyVault)
+	c.refused(refusal{exit: 2, condition: hsm.SourceFixed}, "volume", "create", "--name", "plain", "--encryption-key-source", hsm.SourceKeyVault)
 	c.must("volume", "update", "plain", "--encryption-key-source", hsm.SourcePlatform)
 
 	// The checks are far between, so that it is the volume that meets it.

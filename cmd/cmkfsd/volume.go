@@ -71,7 +71,11 @@ func (c *volumeUpdateCmd) Run(s *session) error {
 		return err
 	}
 	if source != v.KeySource {
-		return api.Refuse(api.CodeInvalid, hsm.SourceFixed)
+		err := api.Refuse(api.CodeInvalid, hsm.SourceFixed)
+		if v.KeySource == hsm.SourcePlatform {
+			err.Hint = "all platform-managed volumes of an account move to its customer-managed key at once: cmkfsd account transition-to-cmk"
+		}
+		return err
 	}
 	return s.showVolume(v, c.Output)
 }

@@ -34,5 +34,11 @@
 //	408, 5xx, no such host, no connection, TLS, time-out,  unreachable
 //	  no identity endpoint
 //	401 with a token: another tenant; a challenge for      misconfigured
-//	  another domain; 400: damaged ciphertext
+//	  another domain; 400: damaged ciphertext; an answer
+//	  that is none of a vault, breaks off, does not end,
+//	  or leads to another host
+//
+// What the service's documentation leaves open is taken as it comes: challenges
+// in every form that RFC 9110 allows, unknown fields, missing attributes, ids
+// with a port or capitals, codes outside the inner error.
 package azure
