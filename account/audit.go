@@ -29,9 +29,13 @@ type Audit struct {
 	checks map[string]*run // guarded by mu: the answers to the periodic check, by account encryption key and operation
 }
 
-// OpenAudit opens or makes the audit log of an account.
+// auditWait is how long the daemon waits for a command that has just found that
+// none runs and writes for itself.
+const auditWait = 5 * time.Second
+
+// OpenAudit opens or makes the audit log of an account, for a daemon.
 func (d *Dir) OpenAudit(account string, log *slog.Logger) (*Audit, error) {
-	f, err := d.OpenEvents(account)
+	f, err := d.OpenEvents(account, auditWait)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ var (
 	ErrNoState     = errors.New("no state directory")
 	ErrDaemonRuns  = errors.New("another cmkfsd serves this state directory")
 	ErrUnsafeState = errors.New("unsafe state directory")
+	ErrLogTaken    = errors.New("another process writes the audit log")
 )
 
 // NameError reports a name that is not allowed.

@@ -13,6 +13,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // eventsFile is the audit log, a line per event.
@@ -62,7 +64,7 @@ func (e *ChainError) Error() string {
 func (e *ChainError) Unwrap() error { return e.Err }
 
 // EventLog appends to an account's audit log. One process has it open: the
-// daemon.
+// daemon, or without one a command for a moment.
 type EventLog struct {
 	account string
 	mu      struct {
@@ -81,7 +83,10 @@ type EventLog struct {
 // torn by a crash was never acknowledged and is cut off. A broken chain is no
 // reason to refuse service: the log goes on from the last line, and Events
 // keeps reporting where it is broken.
-func (d *Dir) OpenEvents(account string) (*EventLog, error) {
+//
+// It fails with ErrLogTaken if another process has the log open, for as long as
+// wait.
+func (d *Dir) OpenEvents(account string, wait time.Duration) (*EventLog, error) {
 	path := d.accountFile(account, eventsFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -94,7 +99,10 @@ func (d *Dir) OpenEvents(account string) (*EventLog, error) {
 	}
 	l := &EventLog{account: account}
 	l.mu.f, l.mu.head, l.mu.prev, l.mu.said = f, head, firstPrev, newSaid()
-	err = l.recover()
+	err = lockLog(f, wait)
+	if err == nil {
+		err = l.recover()
+	}
 	if err == nil {
 		err = syncDir(d.accountDir(account))
 	}
@@ -103,6 +111,19 @@ func (d *Dir) OpenEvents(account string) (*EventLog, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// lockLog takes the log for this process, until the file is closed.
+func lockLog(f *os.File, wait time.Duration) error {
+	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				err = ErrLogTaken
+			}
+			return err
+		}
+	}
 }
 
 // recover finds the end of the log, before anybody else has l. Lines that are

@@ -22,7 +22,7 @@ func eventDir(t *testing.T) (*account.Dir, string) {
 
 func appendEvents(t *testing.T, d *account.Dir, kinds ...string) {
 	t.Helper()
-	l, err := d.OpenEvents("a")
+	l, err := d.OpenEvents("a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestEventReader_Read_FollowsTheWriter(t *testing.T) {
 // TestEventLog_Append_AllOrNothing: several events are one write.
 func TestEventLog_Append_AllOrNothing(t *testing.T) {
 	d, path := eventDir(t)
-	l, err := d.OpenEvents("a")
+	l, err := d.OpenEvents("a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,20 @@ import (
 
 // KeyCall is one call of the key agent that has ended.
 type KeyCall struct {
-	Purpose    string // what the key was needed for: check, release, new-vek, …
-	Volume     string // for which, if for one
-	AEKID      string // likewise
-	Params     KeyParams
-	Operations []hsm.Operation
+	Purpose    string          `json:"purpose"`          // what the key was needed for: check, release, new-vek, …
+	Volume     string          `json:"volume,omitempty"` // for which, if for one
+	AEKID      string          `json:"aekId,omitempty"`  // likewise
+	Params     KeyParams       `json:"params"`
+	Operations []hsm.Operation `json:"operations"`
+}
+
+// Events are the call's operations as events, one for each.
+func (c KeyCall) Events() []Event {
+	var events []Event
+	for _, o := range c.Operations {
+		events = append(events, operationEvent(c, o))
+	}
+	return events
 }
 
 // PurposeCheck is the purpose of the periodic check.
@@ -68,6 +77,9 @@ func operationEvent(c KeyCall, o hsm.Operation) Event {
 		"operation": o.Op, "purpose": c.Purpose, "result": cmp.Or(string(o.Kind), "ok"), "ms": millis(o.Took),
 	}}
 	e.KeyID = cmp.Or(o.KeyID, e.KeyID)
+	if o.Op == "list" {
+		e.KeyID = "" // all of them
+	}
 	e.PrincipalID = cmp.Or(o.PrincipalID, e.PrincipalID)
 	e.ClientID = cmp.Or(o.ClientID, e.ClientID)
 	e.TenantID = cmp.Or(o.TenantID, e.TenantID)

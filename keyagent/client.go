@@ -85,8 +85,16 @@ func New(cfg Config) *Client {
 func (c *Client) Another() *Client { return &Client{pool: New(c.cfg).pool, observe: c.observe} }
 
 // Observed returns a client of the same agent that reports each of its calls to
-// f when it has ended, before its caller goes on.
-func (c *Client) Observed(f func(Call)) *Client { return &Client{pool: c.pool, observe: f} }
+// f when it has ended, before its caller goes on. Who observes c observes it too.
+func (c *Client) Observed(f func(Call)) *Client {
+	others := c.observe
+	return &Client{pool: c.pool, observe: func(call Call) {
+		if others != nil {
+			others(call)
+		}
+		f(call)
+	}}
+}
 
 // Close ends the agent and waits for its end. Calls under way fail.
 func (c *Client) Close() error {

@@ -22,7 +22,14 @@ func (a *acct) spawner(volume string) *spawner {
 
 // keyCall notes a call of the key agent that has ended.
 func (a *acct) keyCall(c keyagent.Call, volume string) {
-	k := account.KeyCall{Purpose: c.Op, Volume: volume, AEKID: c.AEKID, Params: a.record().KeyParamsOf(c.Key), Operations: c.Operations}
+	k := KeyCall(a.record(), c)
+	k.Volume = volume
+	a.audit.Operations(k)
+}
+
+// KeyCall is a call of the key agent that has ended, for an account's audit log.
+func KeyCall(a *account.Account, c keyagent.Call) account.KeyCall {
+	k := account.KeyCall{Purpose: c.Op, AEKID: c.AEKID, Params: a.KeyParamsOf(c.Key), Operations: c.Operations}
 	failed := false
 	for _, o := range c.Operations {
 		failed = failed || o.Kind != ""
@@ -33,11 +40,11 @@ func (a *acct) keyCall(c keyagent.Call, volume string) {
 		o.Fail(c.Err)
 		k.Operations = append(k.Operations, o)
 	}
-	a.audit.Operations(k)
+	return k
 }
 
 // event writes to the account's audit log.
-func (a *acct) event(e account.Event) { a.audit.Record(e) }
+func (a *acct) event(e ...account.Event) { a.audit.Record(e...) }
 
 // keyEvent writes what is about the account's key.
 func (a *acct) keyEvent(e account.Event) {

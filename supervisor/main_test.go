@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cmkfs/account"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor"
 	"cmkfs/supervisor/api"
@@ -126,8 +127,29 @@ func tryDaemon(t *testing.T, dir string) (*daemon, error) {
 	t.Cleanup(func() {
 		rescue.Stop()
 		d.stop()
+		auditIntact(t, dir)
 	})
 	return d, nil
+}
+
+// auditIntact wants the audit logs of a state directory to be whole, whatever
+// was killed: every test ends with it.
+func auditIntact(t *testing.T, dir string) {
+	t.Helper()
+	d, err := account.Open(dir)
+	if err != nil {
+		return // a test that made none
+	}
+	names, err := d.Accounts()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range names {
+		var broken *account.ChainError
+		if err := d.Events(name, 0, func(account.Event) error { return nil }); errors.As(err, &broken) {
+			t.Errorf("account %s: %v", name, err)
+		}
+	}
 }
 
 // stop ends the daemon as systemd would and waits for it.

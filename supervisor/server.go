@@ -112,6 +112,14 @@ func newServer(s *Supervisor) *http.Server {
 	onAccount("POST /v1/accounts/{a}/renew-credentials", func(ctx context.Context, a *acct, _ *http.Request) (any, error) {
 		return a.renewCredentials(ctx)
 	})
+	onAccount("POST /v1/accounts/{a}/key-operations", func(_ context.Context, a *acct, r *http.Request) (any, error) {
+		var k api.KeyOperations
+		if err := read(r, &k); err != nil {
+			return nil, err
+		}
+		a.event(k.Events()...)
+		return nil, nil
+	})
 	onAccount("DELETE /v1/accounts/{a}", func(_ context.Context, a *acct, _ *http.Request) (any, error) {
 		return nil, s.deleteAccount(a.name)
 	})

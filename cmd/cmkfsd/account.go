@@ -140,11 +140,11 @@ func (s *session) explainEnvironment(err error, key *hsm.Config, identity accoun
 	if key == nil || errors.Is(err, hsm.RegionMismatch) || code != api.CodeUnreachable && code != api.CodeMisconfigured && code != api.CodeDenied {
 		return err
 	}
-	d, dirErr := s.dir()
+	d, a, dirErr := s.account()
 	if dirErr != nil {
 		return err
 	}
-	agent, agentErr := s.keyAgent(d)
+	agent, agentErr := s.keyAgent(d, a, "account update", "")
 	if agentErr != nil {
 		return err
 	}

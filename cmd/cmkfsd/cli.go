@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"time"
 
 	"cmkfs/account"
 	"cmkfs/keyagent"
+	"cmkfs/supervisor"
 	"cmkfs/supervisor/api"
 
 	"github.com/alecthomas/kong"
@@ -88,8 +92,10 @@ func (s *session) account() (*account.Dir, *account.Account, error) {
 	return d, a, err
 }
 
-// keyAgent returns this process's own key agent; it needs no daemon.
-func (s *session) keyAgent(d *account.Dir) (*keyagent.Client, error) {
+// keyAgent returns this process's own key agent; it needs no daemon. What the
+// command asks of keys through it is in the account's audit log, as of a volume
+// if it is about one.
+func (s *session) keyAgent(d *account.Dir, a *account.Account, command, volume string) (*keyagent.Client, error) {
 	if s.agent == nil {
 		dir, err := d.AgentDir()
 		if err != nil {
@@ -97,7 +103,41 @@ func (s *session) keyAgent(d *account.Dir) (*keyagent.Client, error) {
 		}
 		s.agent = keyagent.New(keyagent.Config{Command: []string{"/proc/self/exe", agentCommand}, StateDir: dir})
 	}
-	return s.agent, nil
+	return s.agent.Observed(func(c keyagent.Call) {
+		k := supervisor.KeyCall(a, c)
+		k.Purpose, k.Volume = command, volume
+		if err := s.noteKeyOperations(d, a.Name, k); err != nil {
+			fmt.Fprintf(s.err, "cmkfsd: the audit log lacks what this command has asked of the key: %v\n", err)
+		}
+	}), nil
+}
+
+// logWait is how long a command tries to write to an audit log that somebody
+// else has open who does not answer: a daemon that starts or ends.
+const logWait = 3 * time.Second
+
+// noteKeyOperations has the daemon write to the audit log or, if there is none,
+// does it.
+func (s *session) noteKeyOperations(d *account.Dir, name string, k account.KeyCall) error {
+	// It has happened, also if the command is being given up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), logWait)
+	defer cancel()
+	for ; ; time.Sleep(50 * time.Millisecond) {
+		client, _, err := s.client()
+		if err != nil {
+			return err
+		}
+		if err := client.NoteKeyOperations(ctx, name, k); !isNoDaemon(err) {
+			return err
+		}
+		log, err := d.OpenEvents(name, 0)
+		if err == nil {
+			return errors.Join(log.Append(k.Events()...), log.Close())
+		}
+		if !errors.Is(err, account.ErrLogTaken) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // outputFlag is embedded by commands that print data.

@@ -90,7 +90,7 @@ func (c *accountListKeysCmd) Run(s *session) error {
 		return &usageError{message: "which keys? Name a vault with --key-vault-uri or a token with --pkcs11-uri"}
 	}
 	key = askedAs(key, a.Identity)
-	agent, err := s.keyAgent(d)
+	agent, err := s.keyAgent(d, a, "account list-keys", "")
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ type accountCheckCmd struct {
 
 // Help has the command's examples.
 func (*accountCheckCmd) Help() string {
-	return "Asks the key from this process, without a daemon, and says how far it got: the network, the identity, the key's attributes, encrypting and decrypting, and at last the account's own key. With flags it asks another key, which account update may take then. Nothing is changed.\n\nExamples:\n  cmkfsd account check\n  cmkfsd account check --key-uri https://acme.vault.azure.net/keys/volumes --key-vault-private-endpoint 10.0.0.4"
+	return "Asks the key from this process, without a daemon, and says how far it got: the network, the identity, the key's attributes, encrypting and decrypting, and at last the account's own key. With flags it asks another key, which account update may take then. Nothing is changed, but it is in the audit log.\n\nExamples:\n  cmkfsd account check\n  cmkfsd account check --key-uri https://acme.vault.azure.net/keys/volumes --key-vault-private-endpoint 10.0.0.4"
 }
 
 // preflightStep is one line of the check.
@@ -68,7 +68,7 @@ func (c *accountCheckCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	agent, err := s.keyAgent(d)
+	agent, err := s.keyAgent(d, a, "account check", "")
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (c *volumeCheckCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	agent, err := s.keyAgent(d)
+	agent, err := s.keyAgent(d, a, "volume check", c.Volume)
 	if err != nil {
 		return err
 	}

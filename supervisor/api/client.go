@@ -67,6 +67,13 @@ func (c *Client) RekeyAccount(ctx context.Context, name string, r Rekey) (accoun
 	return call[account.Account](ctx, c, http.MethodPost, accountPath(name)+"/rekey", r)
 }
 
+// NoteKeyOperations adds to an account's audit log what the caller has asked of a
+// key.
+func (c *Client) NoteKeyOperations(ctx context.Context, name string, r KeyOperations) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, accountPath(name)+"/key-operations", r)
+	return err
+}
+
 // DeleteAccount removes an account without volumes.
 func (c *Client) DeleteAccount(ctx context.Context, name string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, accountPath(name), nil)

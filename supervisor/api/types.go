@@ -19,6 +19,7 @@ import (
 //	DELETE /v1/accounts/{a}
 //	POST   /v1/accounts/{a}/renew-credentials       -> RenewedCredentials
 //	POST   /v1/accounts/{a}/rekey                   Rekey -> account.Account
+//	POST   /v1/accounts/{a}/key-operations          KeyOperations
 //	POST   /v1/accounts/{a}/suspend                 all volumes, and the account -> AccountStatus
 //	POST   /v1/accounts/{a}/restore-access          -> AccountStatus
 //	POST   /v1/accounts/{a}/rotate-key              -> lines of MoveLine
@@ -109,6 +110,10 @@ type RenewedCredentials struct {
 	// another one now: then the identity was made anew.
 	FormerPrincipalID string `json:"formerPrincipalId,omitempty"`
 }
+
+// KeyOperations is what a command has asked of an account's key by itself, for
+// the audit log.
+type KeyOperations = account.KeyCall
 
 // Rekey asks for another customer's key of the same vault or token in the place
 // of the account's.
