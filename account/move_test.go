@@ -110,6 +110,39 @@ func TestAccount_Moves(t *testing.T) {
 	}
 }
 
+// TestAccount_Moves_Token: the same way to a token's key for old and new account
+// keys.
+func TestAccount_Moves_Token(t *testing.T) {
+	ctx := context.Background()
+	a, agent := platformAccount(t)
+	agent["pkcs11:object=K"] = true
+	inUse := func(string) (bool, error) { return true, nil }
+	for _, step := range []func() (*account.Account, error){
+		func() (*account.Account, error) {
+			return a.Changed(ctx, account.Change{Key: tokenKey("pkcs11:object=K")}, inUse, agent)
+		},
+		func() (*account.Account, error) { return a.Rotated(ctx, agent) },
+		func() (*account.Account, error) {
+			return a.Changed(ctx, account.Change{Key: tokenKey("pkcs11:object=K?pin-source=file:/new")}, inUse, agent)
+		},
+	} {
+		b, err := step()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a = b
+	}
+	keys := a.LeaseKeys()
+	if len(keys) != 2 {
+		t.Fatalf("%d keys", len(keys))
+	}
+	for _, k := range keys {
+		if k.Key.PKCS11.URI != "pkcs11:object=K?pin-source=file:/new" {
+			t.Errorf("%s is reached by %s", k.ID, k.Key.PKCS11.URI)
+		}
+	}
+}
+
 func TestAccount_Validate_Move(t *testing.T) {
 	a, _ := platformAccount(t)
 	for _, m := range []account.KeyMove{{Kind: account.MoveRotate, To: "nowhere"}, {Kind: "sideways", To: a.Current().ID}} {

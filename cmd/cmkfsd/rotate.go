@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"cmkfs/account"
+	"cmkfs/hsm"
 	"cmkfs/supervisor/api"
 )
 
@@ -20,16 +21,58 @@ func (c *accountRotateKeyCmd) Run(s *session) error {
 	return s.moveKeys(c.Output, (*api.Client).RotateKey)
 }
 
-type accountTransitionCmd struct{ outputFlag }
+type accountTransitionCmd struct {
+	DryRun bool `help:"Only list the volumes and whether they would move."`
+	outputFlag
+}
 
 // Help has the command's example.
 func (*accountTransitionCmd) Help() string {
-	return "Takes all volumes of the account that are under the platform-managed key under the key that account update has set. Volumes stay mounted and no data is rewritten. There is no way back. What is interrupted goes on by itself when the daemon runs and the key answers.\n\nExample:\n  cmkfsd account transition-to-cmk"
+	return "Takes all volumes of the account that are under the platform-managed key under the key that account update has set. Volumes stay mounted and no data is rewritten. There is no way back. What is interrupted goes on by itself when the daemon runs and the key answers.\n\nExamples:\n  cmkfsd account transition-to-cmk --dry-run\n  cmkfsd account transition-to-cmk"
 }
 
 // Run makes the transition.
 func (c *accountTransitionCmd) Run(s *session) error {
+	if c.DryRun {
+		return c.list(s)
+	}
 	return s.moveKeys(c.Output, (*api.Client).TransitionToCMK)
+}
+
+// plannedMove is one volume of --dry-run.
+type plannedMove struct {
+	Name      string `json:"name"`
+	State     string `json:"state"`
+	KeySource string `json:"keySource"`
+	Moves     bool   `json:"moves"`
+}
+
+// list shows what a transition would do, as far as is known without opening a
+// volume.
+func (c *accountTransitionCmd) list(s *session) error {
+	_, a, err := s.account()
+	if err != nil {
+		return err
+	}
+	if a.KeySource() == hsm.SourcePlatform {
+		return api.Refuse(api.CodeInvalid, hsm.NotConfigured)
+	}
+	vols, err := s.volumes()
+	if err != nil {
+		return err
+	}
+	planned := []plannedMove{}
+	var rows [][]string
+	for _, v := range vols {
+		p := plannedMove{Name: v.Name, State: v.State, KeySource: v.KeySource, Moves: v.KeySource != a.KeySource()}
+		planned = append(planned, p)
+		rows = append(rows, []string{p.Name, p.State, p.KeySource, map[bool]string{true: "yes", false: "no"}[p.Moves]})
+	}
+	if c.Output == "json" {
+		return s.printJSON(planned)
+	}
+	s.printTable([]string{"name", "state", "key source", "moves to " + a.KeySource()}, rows)
+	return nil
 }
 
 // moveKeys runs a rotation or transition and shows each volume as it is done.
@@ -52,7 +95,13 @@ func (s *session) moveKeys(output string, move func(*api.Client, context.Context
 	if output == "json" {
 		return s.printJSON(done)
 	}
-	fmt.Fprintf(s.out, "%s is done: %d volumes, key %s\n", done.Operation, done.Done, done.KeyID)
+	moved := 0
+	for _, v := range done.Volumes {
+		if v.Result == api.MoveDone {
+			moved++
+		}
+	}
+	fmt.Fprintf(s.out, "%s is done: %d of %d volumes moved, key %s\n", done.Operation, moved, done.Total, done.KeyID)
 	return nil
 }
 
