@@ -83,11 +83,11 @@ func TestPrivateEndpoint_NobodyGoesElsewhere(t *testing.T) {
 
 	script(`
 ctl() { keyvault-emulator ctl --dir kv "$@"; }
-state_is() { for i in $(seq 600); do cmkfsd status -o json | grep -q "\"state\": \"$1\"" && return; sleep 0.05; done; return 1; }
+state_is() { for i in $(seq 1200); do cmkfsd status -o json | grep -q "\"state\": \"$1\"" && return; sleep 0.05; done; return 1; }
 mkdir -p mnt
 ctl public demo off
 cmkfsd account update --identity-type SystemAssigned
-cmkfsd account update --key-uri $KEYVAULT_EMULATOR_KEY_URI --key-vault-ca $KEYVAULT_EMULATOR_CA --key-vault-private-endpoint $KEYVAULT_EMULATOR_PRIVATE --check-interval 1s --check-interval-unhealthy 200ms --outage-grace 4s
+cmkfsd account update --key-uri $KEYVAULT_EMULATOR_KEY_URI --key-vault-ca $KEYVAULT_EMULATOR_CA --key-vault-private-endpoint $KEYVAULT_EMULATOR_PRIVATE --check-interval 1s --check-interval-unhealthy 200ms --outage-grace 10s
 cmkfsd account check
 cmkfsd account list-keys
 cmkfsd volume create --name v
