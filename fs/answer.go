@@ -186,6 +186,7 @@ func (a *Answerer) run() {
 			return
 		}
 		a.answer(buf[:n])
+		clear(buf[:n]) // what a program wrote shall not stay here
 	}
 }
 

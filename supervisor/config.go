@@ -10,10 +10,11 @@ type Config struct {
 	StateDir string // made if it is missing; its parent must exist
 	Version  string // shown by status
 
-	// WorkerCommand and AgentCommand are the argv of the child processes;
-	// nil = {"/proc/self/exe", "worker"} and {"/proc/self/exe", "key-agent"}.
+	// The argv of the child processes; nil = {"/proc/self/exe", "worker"},
+	// "key-agent" and "keeper" likewise.
 	WorkerCommand []string
 	AgentCommand  []string
+	KeeperCommand []string
 
 	// AgentTimeout bounds one question to a key; 0 = the key agent's default.
 	AgentTimeout time.Duration
@@ -51,6 +52,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.AgentCommand == nil {
 		c.AgentCommand = []string{"/proc/self/exe", "key-agent"}
+	}
+	if c.KeeperCommand == nil {
+		c.KeeperCommand = []string{"/proc/self/exe", "keeper"}
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = defaultDrainTimeout

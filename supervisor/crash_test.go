@@ -29,7 +29,8 @@ func TestCrash_EverythingKilled(t *testing.T) {
 	crash(t, func(r *rig) {
 		pid := r.cmd.Process.Pid
 		pids := append(children(t, pid, "worker"), children(t, pid, "key-agent")...)
-		if len(pids) != 2 {
+		pids = append(pids, children(t, pid, "keeper.lock")...)
+		if len(pids) != 3 {
 			t.Errorf("children %v", pids)
 		}
 		for _, p := range append(pids, pid) {

@@ -17,6 +17,7 @@
 //   - mounted.go: the loop of one mounted volume, with takeover.go, suspend.go,
 //     unmount.go and ending.go for its parts
 //   - spawn.go: starting workers
+//   - keeping.go, keeper.go: the second holder of the mounts, and its process
 //
 // # Who may do what at the same time
 //

@@ -38,6 +38,12 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case "keeper":
+			if err := supervisor.Keep(os.Args[2]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		case "serve":
 			os.Exit(serve(os.Args[2]))
 		case "read":

@@ -191,6 +191,10 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 		a.event(e)
 	}
 	m.gone = func() { a.forgetMount(k) }
+	m.keeping = a.s.keeping
+	m.keeping.hold(keepHold{
+		ID: device.Conn, Label: k.String(), Resend: device.Resend, Errno: int(errnoOf(a.record().Policy.SuspendErrno)),
+	}, device.File, device.Nodes.File())
 	if !device.Resend {
 		m.log.Warn("this kernel cannot repeat the requests of a worker that died: they fail with EIO (Linux 6.9 or newer can)")
 	}

@@ -71,6 +71,8 @@ type mounted struct {
 	blocks func() bool
 	// event reports to the account's log; the loop fills in the volume.
 	event func(account.Event)
+	// keeping has the mount's second holder, who is told of every worker.
+	keeping *keeping
 	// gone takes the volume off the daemon's list; the loop calls it at its end.
 	gone func()
 

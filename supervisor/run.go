@@ -24,6 +24,7 @@ type Supervisor struct {
 	dir     *account.Dir
 	agent   *keyagent.Client
 	spawner *spawner
+	keeping *keeping
 	log     *slog.Logger
 	started time.Time
 
@@ -95,6 +96,8 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	s.clearStale(names)
+	s.keeping = startKeeping(cfg.KeeperCommand, keeperLock(dir.Path()), cfg.Log)
+	defer s.keeping.close()
 	for _, name := range names {
 		if _, err := s.loadAccount(name); err != nil {
 			// The others' volumes must not depend on this one.

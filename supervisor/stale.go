@@ -20,6 +20,10 @@ const orphanWait = 15 * time.Second
 // whose host crashed. Its workers may still be draining; only when they are
 // gone are their mounts dead and may be touched.
 func (s *Supervisor) clearStale(accounts []string) {
+	// The keeper of the daemon before ends last.
+	if !waitUnlocked(keeperLock(s.dir.Path())) {
+		s.log.Warn("the keeper of a daemon that is gone does not end")
+	}
 	for _, a := range accounts {
 		names, err := s.dir.Volumes(a)
 		if err != nil {

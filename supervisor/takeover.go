@@ -149,6 +149,7 @@ func (m *mounted) attemptEnded(r opened) {
 // requests. From the moment the answerer has stopped until the worker reads,
 // requests wait in the kernel; nobody refuses them any more.
 func (m *mounted) handOver(w *workerProcess) {
+	m.keeping.serves(m.device.Conn, w)
 	var late [][]byte
 	if m.answerer != nil {
 		defer m.event(account.Event{Kind: account.AuditVolOnline})

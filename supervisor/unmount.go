@@ -147,6 +147,7 @@ func (m *mounted) finishClose(w *workerProcess) {
 	if w != nil && w.exitCode() != worker.ExitOK {
 		m.log.Error("the volume was not closed cleanly; the next mount recovers it", "err", w.failure())
 	}
+	m.keeping.drop(m.device.Conn)
 	if err := m.device.Close(); err != nil {
 		m.closeErr = fmt.Errorf("close the mount of %s: %w", m.name, err)
 	}

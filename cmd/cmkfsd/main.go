@@ -1,6 +1,6 @@
 // Command cmkfsd mounts encrypted volumes whose key stays with the customer.
 // It is all of it: the commands people type, the daemon behind them, and the
-// daemon's two kinds of child process.
+// daemon's three kinds of child process.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"cmkfs/keyagent"
+	"cmkfs/supervisor"
 	"cmkfs/worker"
 
 	"github.com/alecthomas/kong"
@@ -27,6 +28,7 @@ var version = "0.1"
 const (
 	agentCommand  = "key-agent"
 	workerCommand = "worker"
+	keeperCommand = "keeper"
 )
 
 func main() {
@@ -40,6 +42,12 @@ func main() {
 			return
 		case workerCommand:
 			worker.Main()
+		case keeperCommand:
+			if err := supervisor.Keep(os.Args[len(os.Args)-1]); err != nil {
+				fmt.Fprintln(os.Stderr, "cmkfsd keeper:", err)
+				os.Exit(exitFailure)
+			}
+			return
 		}
 	}
 	// A second signal kills: the first may be waiting for a hung network.
