@@ -37,8 +37,9 @@ type preflightStep struct {
 
 // preflight collects the steps up to the first failure.
 type preflight struct {
-	steps []preflightStep
-	err   error
+	steps   []preflightStep
+	err     error
+	reached bool // the vault or token itself answered
 }
 
 // passed adds a step that worked; after a failure, one that was not tried.
@@ -76,7 +77,7 @@ func (c *accountCheckCmd) Run(s *session) error {
 	if key.Azure != nil {
 		p.network(s.ctx, *key.Azure)
 	}
-	id := p.key(s.ctx, agent, *key)
+	id := p.key(s.ctx, agent, a, *key)
 	if k != nil && sameKey(k.Key, *key) { // if only how it is reached, or by whom, is another
 		id = k.Wrapped.KeyID
 		p.accountKey(s.ctx, agent, *key, k)
@@ -161,8 +162,8 @@ var keySteps = map[string][]string{
 // fails with the operation open.
 var firstSteps = map[string]string{hsm.SourcePlatform: "open", hsm.SourcePKCS11: "module", hsm.SourceKeyVault: "token"}
 
-// key examines the key and returns its id.
-func (p *preflight) key(ctx context.Context, agent *keyagent.Client, key hsm.Config) string {
+// key examines the key as account update does, and returns its id.
+func (p *preflight) key(ctx context.Context, agent *keyagent.Client, a *account.Account, key hsm.Config) string {
 	steps := keySteps[key.Source]
 	if p.err != nil {
 		for _, step := range steps {
@@ -172,6 +173,9 @@ func (p *preflight) key(ctx context.Context, agent *keyagent.Client, key hsm.Con
 	}
 	var call keyagent.Call
 	info, err := agent.Observed(func(c keyagent.Call) { call = c }).Examine(ctx, key)
+	if err == nil {
+		err = a.Usable(info, time.Now()) // which also looks at where the vault is
+	}
 	failedAt := ""
 	if err != nil {
 		failedAt = steps[len(steps)-1] // of an error that names no step: nothing before it is known to be wrong
@@ -184,6 +188,7 @@ func (p *preflight) key(ctx context.Context, agent *keyagent.Client, key hsm.Con
 			}
 		}
 	}
+	p.reached = slices.Contains([]string{"", "get", "encrypt", "decrypt"}, failedAt)
 	for _, step := range steps {
 		took, detail := operation(call, step)
 		switch {
@@ -239,21 +244,25 @@ func configured(key hsm.Config) string {
 }
 
 // accountKey decrypts the account's own key, for which the version that
-// encrypted it is needed.
+// encrypted it is needed. It is what volumes depend on: a key that could not be
+// chosen any more, because it has expired, still does it.
 func (p *preflight) accountKey(ctx context.Context, agent *keyagent.Client, key hsm.Config, k *account.AEKRecord) {
 	const step = "account key"
-	if p.err != nil {
+	if !p.reached {
 		p.passed(step, "", 0)
 		return
 	}
+	first := p.err
+	p.err = nil
 	began := time.Now()
 	_, err := agent.Check(ctx, key, k.ID, keyagent.AEK{Wrapped: k.Wrapped, Commitment: k.Commitment})
 	if err != nil {
 		_, hint := classify(err)
 		p.failed(step, &hinted{err, "the account's volumes need exactly " + k.Wrapped.KeyID + ". " + hint}, time.Since(began))
-		return
+	} else {
+		p.passed(step, "decrypted with "+k.Wrapped.KeyID, time.Since(began))
 	}
-	p.passed(step, "decrypted with "+k.Wrapped.KeyID, time.Since(began))
+	p.err = cmp.Or(first, p.err)
 }
 
 func describeKey(info hsm.Info) string {
