@@ -146,8 +146,25 @@ func unmarshalSuperblock(b []byte) (*Superblock, error) {
 
 // ReadSuperblock reads a volume's superblock; it needs no key. Without one it
 // fails with ErrNoVolume, on a damaged one with *CorruptError, on a later
-// format with *VersionError.
+// format with *VersionError. It may be called while the volume is in use.
 func ReadSuperblock(st store.Store) (*Superblock, error) {
+	b, err := readSuperblock(st)
+	if err != nil {
+		return nil, err
+	}
+	sb, err := unmarshalSuperblock(b)
+	if err == nil {
+		return sb, nil
+	}
+	// Reseal may have replaced the file after it was opened, and overwritten it
+	// before it was read.
+	if again, readErr := readSuperblock(st); readErr == nil && !bytes.Equal(again, b) {
+		return unmarshalSuperblock(again)
+	}
+	return nil, err
+}
+
+func readSuperblock(st store.Store) ([]byte, error) {
 	f, err := st.Open(superblockName)
 	if errors.Is(err, store.ErrNotExist) {
 		return nil, ErrNoVolume
@@ -163,7 +180,7 @@ func ReadSuperblock(st store.Store) (*Superblock, error) {
 		}
 		return nil, fmt.Errorf("read superblock: %w", err)
 	}
-	return unmarshalSuperblock(b)
+	return b, nil
 }
 
 // summary is sealed into the index by every checkpoint.

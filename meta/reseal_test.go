@@ -256,3 +256,32 @@ func TestReseal_OverwritesOldFile(t *testing.T) {
 		t.Errorf("the old superblock is still there: %q %v", b[:16], err)
 	}
 }
+
+// lateReader is a store in which the superblock is replaced just after it was
+// opened for the first time.
+type lateReader struct {
+	store.Store
+	replace sync.Once
+	t       *testing.T
+}
+
+func (l *lateReader) Open(name string) (store.File, error) {
+	f, err := l.Store.Open(name)
+	l.replace.Do(func() {
+		if err := meta.Reseal(l.Store, "aek-1", newRecord); err != nil {
+			l.t.Error(err)
+		}
+	})
+	return f, err
+}
+
+// TestReadSuperblock_ReplacedMeanwhile: whoever reads without the volume's lock,
+// as a check of a mounted volume does, never takes the old file's zeros for
+// damage.
+func TestReadSuperblock_ReplacedMeanwhile(t *testing.T) {
+	cfg, _ := testVolume(t, 0)
+	sb, err := meta.ReadSuperblock(&lateReader{Store: cfg.Store, t: t})
+	if err != nil || sb.AEKID != "aek-2" {
+		t.Errorf("%+v %v", sb, err)
+	}
+}
