@@ -3,6 +3,7 @@ package main_test
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -107,6 +108,10 @@ func TestWrongAnswers_Mounted(t *testing.T) {
 			c.do(kv.Command{Action: kv.FaultAdd, Fault: &kv.Fault{Kind: kind, Op: "decrypt"}})
 			fails("volume", "mount", "v", mnt)
 			fails("volume", "check", "v")
+			fails("volume", "create", "--name", "w")
+			if _, err := os.Stat(filepath.Join(c.state, "accounts", "a", "volumes", "w")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("something is left of a volume: %v", err)
+			}
 			c.unchanged("v", before)
 			c.do(kv.Command{Action: kv.FaultClear})
 			c.must("volume", "mount", "v", mnt)
@@ -213,6 +218,37 @@ func TestWrongAnswers_Configure(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestWrongAnswers_Rekey: nor does one that answers wrongly when keys are
+// replaced get in between.
+func TestWrongAnswers_Rekey(t *testing.T) {
+	c := newCloud(t)
+	c.do(kv.Command{Action: kv.KeyCreate, Vault: "demo", Key: "next"})
+	c.must(c.update("https://demo.vault.azure.net/keys/cmk", "--check-interval", "1h", "--outage-grace", "2h")...)
+	c.must("volume", "create", "--name", "v")
+	for _, kind := range []string{kv.FaultWrongKey, kv.FaultGarbage, kv.FaultTruncate} {
+		for _, op := range []string{"encrypt", "decrypt"} {
+			for _, command := range [][]string{{"account", "rekey", "--key-name", "next"}, {"account", "rotate-key"}} {
+				t.Run(kind+"/"+op+"/"+command[1], func(t *testing.T) {
+					c := c.in(t)
+					record, files := string(c.record()), c.volumeFiles("v")
+					c.do(kv.Command{Action: kv.FaultAdd, Fault: &kv.Fault{Kind: kind, Op: op}})
+					defer c.do(kv.Command{Action: kv.FaultClear})
+					if _, errs, exit := c.run(command...); exit != 5 {
+						t.Errorf("exit code %d\n%s", exit, errs)
+					}
+					if string(c.record()) != record {
+						t.Error("account.json has changed")
+					}
+					c.unchanged("v", files)
+				})
+			}
+		}
+	}
+	c.must("account", "rekey", "--key-name", "next")
+	c.must("account", "rotate-key")
+	c.must("volume", "check", "v")
 }
 
 // TestThrottled_IsNotAsked: a vault that asks for patience gets it, although

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 )
 
@@ -143,12 +144,23 @@ func readChallenge(headers []string) (string, error) {
 		return "", &challengeError{"it names no resource"}
 	}
 	tenant, _, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+	reason := ""
+	if claims != "" {
+		reason = values["error"]
+	}
+	if !plain.MatchString(u.Host + tenant + resource + reason + claims) {
+		return "", &challengeError{"it has characters that do not belong there"}
+	}
 	challenge := fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="%s"`, u.Host, tenant, resource)
 	if claims != "" {
-		challenge += fmt.Sprintf(`, error="%s", claims="%s"`, values["error"], claims)
+		challenge += fmt.Sprintf(`, error="%s", claims="%s"`, reason, claims)
 	}
 	return challenge, nil
 }
+
+// plain is what hosts, tenants, resources and base64 are made of: nothing that
+// would end a quoted string or begin another parameter.
+var plain = regexp.MustCompile(`^[-0-9A-Za-z._~:/+=\[\]]*$`)
 
 type challenge struct {
 	scheme string // in lower case

@@ -177,8 +177,8 @@ func (f failure) response(response *azcore.ResponseError) {
 		f.Kind, f.Message, f.RetryAfter = hsm.KindThrottled, "The Key Vault receives too many requests", retryAfter(header)
 		f.Reason = "Throttled"
 	case status == http.StatusUnauthorized:
-		f.because(hsm.KindMisconfigured, hsm.Unusable, "the Key Vault does not accept tokens of the configured identity's tenant")
-		f.Hint = "check that the identity is of the vault's tenant; for another tenant's vault use --federated-client-id"
+		f.because(hsm.KindMisconfigured, hsm.Unusable, "the Key Vault does not accept the identity's token")
+		f.Hint = "check that the identity is of the vault's tenant (for another tenant's vault use --federated-client-id) and that this host's clock is right"
 	case status == http.StatusBadRequest && f.Op == "decrypt":
 		f.Kind, f.Reason, f.Message = hsm.KindMisconfigured, "BadCiphertext", "The wrapped key is damaged or was wrapped by another key"
 	case transient(status):

@@ -107,7 +107,7 @@ func TestOtherVault(t *testing.T) {
 		"no quotes":         challenged(`Bearer authorization=` + tenant + `, resource=https://vault.azure.net`),
 		"many blanks":       challenged(`Bearer   authorization = "` + tenant + `" ,  resource = "https://vault.azure.net"`),
 		"other order":       challenged(`Bearer resource="https://vault.azure.net", authorization="` + tenant + `"`),
-		"more parameters":   challenged(`Bearer realm="a, b", error="invalid_token", error_description="no token, sorry", authorization="` + tenant + `", resource="https://vault.azure.net", x=1`),
+		"more parameters":   challenged(`Bearer realm="a, b", error="no token", error_description="no token, sorry", authorization="` + tenant + `", resource="https://vault.azure.net", x=1`),
 		"authorization_uri": challenged(`Bearer authorization_uri="` + tenant + `", resource="https://vault.azure.net"`),
 		"slashes":           challenged(`Bearer authorization="` + tenant + `/", resource="https://vault.azure.net/"`),
 		"v2 endpoint":       challenged(`Bearer authorization="` + tenant + `/oauth2/v2.0/authorize", resource="https://vault.azure.net"`),
