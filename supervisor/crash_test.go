@@ -79,7 +79,7 @@ func TestCrash_KilledWhileDraining(t *testing.T) {
 			readers.Go(func() { _ = reader.Run() })
 		}
 		time.Sleep(100 * time.Millisecond)
-		pid := r.volume().WorkerPID
+		pid := r.workerPID()
 		_ = r.cmd.Process.Kill()
 		time.Sleep(time.Duration(n) * 600 * time.Microsecond)
 		_ = unix.Kill(pid, unix.SIGKILL)
@@ -114,7 +114,7 @@ func crash(t *testing.T, kill func(*rig)) {
 	if faults(func() { sum += mapping[0] }) {
 		t.Fatal("the mapping is not readable")
 	}
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	kill(r)
 	eventually(t, "the worker ends", func() bool { return !alive(pid) })
 	if _, err := os.ReadFile(r.path("file")); !errnoIs(err, unix.ENOTCONN) {
@@ -152,7 +152,7 @@ func TestCrash_SupervisorKilled_MappingEnds(t *testing.T) {
 	if faults(func() { sum += mapping[0] }) {
 		t.Fatal("the mapping is not readable")
 	}
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	r.kill()
 	eventually(t, "the worker ends", func() bool { return !alive(pid) })
 	if !faults(func() { sum += mapping[0] }) {
@@ -171,7 +171,7 @@ func TestCrash_KeyAgentKilled(t *testing.T) {
 	if len(agents) != 1 {
 		t.Fatalf("key agents %v", agents)
 	}
-	old := r.volume().WorkerPID
+	old := r.workerPID()
 	for _, pid := range []int{agents[0], old} {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -198,7 +198,7 @@ func TestCrash_KeyAgentHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+	if err := unix.Kill(r.workerPID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "x" {

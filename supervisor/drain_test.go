@@ -131,7 +131,7 @@ func TestSuspend_WorkerStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Munmap(mapping)
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,7 @@ func keeperTakesOver(t *testing.T, kill func(r *rig, supervisor, worker int)) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	keeper := r.keeper()
-	kill(r, r.cmd.Process.Pid, r.volume().WorkerPID)
+	kill(r, r.cmd.Process.Pid, r.workerPID())
 	began := time.Now()
 	<-r.ended
 	readers.Wait()

@@ -39,7 +39,7 @@ func TestLoad_NoticesFailures(t *testing.T) {
 // TestLoad_NoticesSlowness: nor if it did not see a worker that stands still.
 func TestLoad_NoticesSlowness(t *testing.T) {
 	r := newRig(t)
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	report := loadtest.Measure(t, r.mount, func() {
 		_ = unix.Kill(pid, unix.SIGSTOP)
 		time.Sleep(2 * time.Second) // far above what a loaded machine does by itself

@@ -277,6 +277,18 @@ func (r *rig) volume() api.VolumeStatus {
 	return st.Accounts[0].Volumes[0]
 }
 
+// workerPID returns the volume's worker, to be killed. A mount is answered a
+// moment before its worker serves, and process 0 would be the tests themselves.
+func (r *rig) workerPID() int {
+	r.t.Helper()
+	var pid int
+	eventually(r.t, "a worker serves", func() bool {
+		pid = r.volume().WorkerPID
+		return pid != 0
+	})
+	return pid
+}
+
 // account returns the account's status.
 func (r *rig) account() api.AccountStatus {
 	r.t.Helper()

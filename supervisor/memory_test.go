@@ -53,7 +53,7 @@ func TestSuspend_NothingIsLeft(t *testing.T) {
 	secrets["account encryption key"], secrets["volume key"] = aek[:], vek[:]
 
 	// The search works: a serving worker has the volume key.
-	served := r.volume().WorkerPID
+	served := r.workerPID()
 	if found := searchMemory(t, served, secrets); !strings.Contains(strings.Join(found, ","), "volume key") {
 		t.Errorf("found only %v in the memory of a serving worker", found)
 	}

@@ -203,7 +203,7 @@ func TestUnmount_WorkerKilledMeanwhile(t *testing.T) {
 		if err := os.WriteFile(name, []byte("content"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		pid := r.volume().WorkerPID
+		pid := r.workerPID()
 		done := make(chan error, 1)
 		go func() {
 			_, err := r.Unmount(r.ctx, "acct", "vol", api.Unmount{})

@@ -122,7 +122,7 @@ func TestSuspend_WorkerKilledMeanwhile(t *testing.T) {
 		})
 	}
 	for n := range 12 {
-		pid := r.volume().WorkerPID
+		pid := r.workerPID()
 		done := make(chan error, 1)
 		go func() {
 			_, err := r.SuspendVolume(r.ctx, "acct", "vol")
@@ -253,7 +253,7 @@ func TestLease_SupervisorHangs(t *testing.T) {
 	if faults(func() { copy(b, mapping) }) {
 		t.Fatal("the mapping is not readable")
 	}
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	if err := r.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func TestTakeover_WorkerHangs(t *testing.T) {
 	if err := os.WriteFile(r.path("file"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	pid := r.volume().WorkerPID
+	pid := r.workerPID()
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestTakeover_WorkerHangs(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	// One that is to end is not waited for.
-	if err := unix.Kill(v.WorkerPID, unix.SIGSTOP); err != nil {
+	if err := unix.Kill(r.workerPID(), unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	if v, err := r.SuspendVolume(r.ctx, "acct", "vol"); err != nil || v.State != api.VolumeSuspended {
@@ -151,7 +151,7 @@ func TestTakeover_NoWorker(t *testing.T) {
 	if err := os.Rename(block, block+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+	if err := unix.Kill(r.workerPID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.ReadDir(r.mount); !errnoIs(err, unix.EIO) {
@@ -192,7 +192,7 @@ func TestTakeover_KeyNotReached(t *testing.T) {
 	defer stopper.Wait()
 	defer stop()
 	time.Sleep(50 * time.Millisecond)
-	if err := unix.Kill(r.volume().WorkerPID, unix.SIGKILL); err != nil {
+	if err := unix.Kill(r.workerPID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.ReadDir(r.mount); !errnoIs(err, unix.ENOKEY) {
