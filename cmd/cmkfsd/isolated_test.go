@@ -20,6 +20,11 @@ type isolated struct {
 	env   []string
 }
 
+// letGo lets go of the volumes that a mount namespace of one's own has copies of:
+// others unmount them meanwhile, and a copy keeps them from ending.
+const letGo = `awk '/ - fuse/ {print $5}' /proc/self/mountinfo | xargs -r umount --no-canonicalize --lazy
+`
+
 // run runs a script until its first command that fails; "refused COMMAND…" wants
 // a command to fail. The error has the script's output.
 func (i isolated) run(text string) error {
@@ -28,6 +33,9 @@ func (i isolated) run(text string) error {
 		return err
 	}
 	defer out.Close()
+	if i.flags&syscall.CLONE_NEWNS != 0 {
+		text = letGo + text
+	}
 	cmd := exec.Command("sh", "-exc", "refused() { if \"$@\"; then return 1; fi; }\n"+text)
 	if i.flags&syscall.CLONE_NEWNET != 0 {
 		cmd.Args = append([]string{os.Args[0], linkLocalCommand}, cmd.Args...)
