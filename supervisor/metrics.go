@@ -57,6 +57,7 @@ var (
 	lastCheck      = describe("key_last_check_timestamp_seconds", "When the key was last asked.", byAccount...)
 	keyExpires     = describe("key_expires_in_seconds", "How long until the key expires, negative if it has; absent for one that does not.", byAccount...)
 	credExpires    = describe("credential_expires_in_seconds", "The same of the credential that asks for the key.", byAccount...)
+	moveStarted    = describe("key_move_started_timestamp_seconds", "When the rotation or transition began that is not finished; absent if there is none.", byAccount...)
 	volumeState    = describe("volume_state", "1 for the state the volume is in, 0 for the others.", "account", "volume", "state")
 	volumeQuota    = describe("volume_quota_bytes", "The volume's quota, 0 for none.", byVolume...)
 	volumeUsed     = describe("volume_used_bytes", "What the volume's files take, while it is served.", byVolume...)
@@ -71,7 +72,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		accountState, leaseExpires, lastSuccess, lastCheck, keyExpires, credExpires,
+		accountState, leaseExpires, lastSuccess, lastCheck, keyExpires, credExpires, moveStarted,
 		volumeState, volumeQuota, volumeUsed, volumeFiles, volumeRestarts,
 	} {
 		ch <- d
@@ -111,6 +112,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		at(leaseExpires, a.LeaseExpires, a.Name)
 		at(lastSuccess, a.LastSuccess, a.Name)
 		at(lastCheck, a.LastCheck, a.Name)
+		if a.Unfinished != nil {
+			at(moveStarted, a.Unfinished.Started, a.Name)
+		}
 		until(keyExpires, a.KeyExpires, a.Name)
 		until(credExpires, a.CredentialExpires, a.Name)
 		for _, v := range a.Volumes {

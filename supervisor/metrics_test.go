@@ -8,15 +8,22 @@ import (
 	"testing"
 )
 
-func TestMetrics_OfOneVolume(t *testing.T) {
+// serveMetrics has daemons that are started from now on serve metrics, and
+// returns where.
+func serveMetrics(t *testing.T) (address string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	l.Close()
-	t.Setenv("CMKFS_TEST_METRICS", address)
-	newRig(t)
+	defer l.Close()
+	t.Setenv("CMKFS_TEST_METRICS", l.Addr().String())
+	return l.Addr().String()
+}
+
+// metrics are what a daemon serves.
+func metrics(t *testing.T, address string) string {
+	t.Helper()
 	resp, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -26,6 +33,13 @@ func TestMetrics_OfOneVolume(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.Status, err)
 	}
+	return string(b)
+}
+
+func TestMetrics_OfOneVolume(t *testing.T) {
+	address := serveMetrics(t)
+	newRig(t)
+	b := metrics(t, address)
 	for _, want := range []string{
 		`cmkfs_account_state{account="acct",state="online"} 1`,
 		`cmkfs_volume_state{account="acct",state="online",volume="vol"} 1`,
@@ -34,7 +48,7 @@ func TestMetrics_OfOneVolume(t *testing.T) {
 		`cmkfs_lease_expires_timestamp_seconds{account="acct"} `,
 		`cmkfs_volume_used_bytes{account="acct",volume="vol"} `,
 	} {
-		if !strings.Contains(string(b), want) {
+		if !strings.Contains(b, want) {
 			t.Errorf("no %s in\n%s", want, b)
 		}
 	}

@@ -45,6 +45,7 @@ func (r *moveRig) holdVolume(name string) (release func()) {
 // later, and named; the others move. Meanwhile the customer's key is replaced by
 // another one and disabled, which old and new account keys survive.
 func TestMoves_HeldVolume(t *testing.T) {
+	address := serveMetrics(t)
 	r := newMoveRig(t)
 	r.useKey()
 	if _, err := r.TransitionToCMK(r.ctx, "acct", nil); err != nil {
@@ -60,6 +61,9 @@ func TestMoves_HeldVolume(t *testing.T) {
 	r.consistent()
 	if a := r.stored(); len(a.AEKs) != 2 || r.account().Unfinished == nil {
 		t.Fatalf("%+v", a)
+	}
+	if m := metrics(t, address); !strings.Contains(m, `cmkfs_key_move_started_timestamp_seconds{account="acct"} `) {
+		t.Errorf("metrics do not show it:\n%s", m)
 	}
 
 	r.do(t, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "other"})
