@@ -239,6 +239,17 @@ func TestVolume_Reseal_WhileBusy(t *testing.T) {
 	}
 }
 
+// TestReseal_LeftoverIsNoFinding: what an interrupted reseal leaves is nothing
+// that a check reports.
+func TestReseal_LeftoverIsNoFinding(t *testing.T) {
+	cfg, _ := testVolume(t, 0)
+	f := must[store.File](t)(cfg.Store.Create("superblock.new", 4096))
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkClean(t, cfg)
+}
+
 // TestReseal_OverwritesOldFile: the bytes of the old superblock are gone from
 // the file that had them, which an open descriptor still shows.
 func TestReseal_OverwritesOldFile(t *testing.T) {

@@ -6,6 +6,10 @@
 // own directory: before it reads the first message it gives up every
 // capability, the network and the rest of the file system (confine.go).
 //
+// What a superblock says about the volume's key is replaced by a worker, too:
+// the one that serves the volume or, if none does, one that is started for this
+// and has no key at all (reseal.go).
+//
 // A worker may be killed at any moment. What it had answered is in the
 // volume's journal; the next worker takes over the same /dev/fuse descriptor
 // and the kernel hands it the requests that were still open.
