@@ -1,6 +1,7 @@
 package azure_test
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -255,6 +256,41 @@ func TestNoIdentityEndpoint(t *testing.T) {
 	}
 	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("it took %v", d)
+	}
+}
+
+// A token file that is gone is not the network's fault.
+func TestWorkloadIdentity_NoFile(t *testing.T) {
+	w := start(t)
+	_, cfg := application(t, w, "fileless")
+	t.Setenv("AZURE_FEDERATED_TOKEN_FILE", filepath.Join(t.TempDir(), "none"))
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	_, err = k.Info(t.Context())
+	if e := wantError(t, err, hsm.KindMisconfigured, "IdentityFile"); e.Op != "token" || e.Condition != hsm.Unusable {
+		t.Errorf("%#v", e)
+	}
+}
+
+// A vault that is there and silent is told from one that refuses, and by which
+// address it was tried.
+func TestSilentVault_Timeout(t *testing.T) {
+	w := start(t)
+	cfg := w.vault(t, emulator.Command{}, documented...)
+	w.do(t, emulator.Command{Action: emulator.FaultAdd, Fault: &emulator.Fault{Kind: emulator.FaultBlackHole, Vault: vaultName(cfg)}})
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = k.Info(ctx)
+	if e := wantError(t, err, hsm.KindUnreachable, "Timeout"); e.Message != hsm.NoConnection.Because("there is no answer from the private endpoint "+w.Endpoint()+" in time") {
+		t.Errorf("%s", e.Message)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,10 @@ func (k *key) classify(op, keyID string, err error) *hsm.Error {
 	var challenge *challengeError
 	var answer *answerError
 	switch {
+	case unreadable(err) != nil:
+		f.Op, f.Reason, f.Err = "token", "IdentityFile", unreadable(err)
+		f.because(hsm.KindMisconfigured, hsm.Unusable, "the file that proves the configured identity cannot be read")
+		f.Hint = "check AZURE_FEDERATED_TOKEN_FILE in the daemon's environment, and that the daemon may read the file"
 	case errors.As(err, &auth):
 		f.token(auth)
 	case errors.As(err, &response):
@@ -81,6 +86,20 @@ func isCredential(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "ManagedIdentityCredential") || strings.Contains(s, "WorkloadIdentityCredential") ||
 		strings.Contains(s, "ClientCertificateCredential") || strings.Contains(s, "ClientAssertionCredential")
+}
+
+// unreadable is why the file of a workload identity, whose error this is, cannot
+// be read; nil if it can. The SDK does not wrap what it saw.
+func unreadable(err error) error {
+	if !strings.Contains(err.Error(), "WorkloadIdentityCredential") {
+		return nil
+	}
+	f, err := os.Open(os.Getenv("AZURE_FEDERATED_TOKEN_FILE"))
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return nil
 }
 
 // isGarbage recognises answers that the SDK or net/http cannot read. There is
@@ -218,13 +237,13 @@ func (f failure) forbidden(inner, principal string) {
 		unusable("the key itself does not permit "+permission+" (key_ops)", hint)
 	case "ForbiddenByRbac":
 		unusable("no role assignment permits "+permission,
-			"assign "+who+" a role with the data action Microsoft.KeyVault/vaults/"+dataActions[permission]+f.key.otherPair())
+			"assign "+who+" a role with the data action Microsoft.KeyVault/vaults/"+dataActions[permission]+f.otherPair())
 	case "ForbiddenByPolicy", "AccessDenied":
 		if f.key.managed {
-			unusable("no local role assignment permits "+permission, "assign "+who+" a Managed HSM role with "+permission+f.key.otherPair())
+			unusable("no local role assignment permits "+permission, "assign "+who+" a Managed HSM role with "+permission+f.otherPair())
 			return
 		}
-		unusable("the access policy does not permit "+permission, "permit "+permission+" to "+who+" in the vault's access policy"+f.key.otherPair())
+		unusable("the access policy does not permit "+permission, "permit "+permission+" to "+who+" in the vault's access policy"+f.otherPair())
 	case "ForbiddenByFirewall":
 		f.because(hsm.KindNetworkDenied, hsm.NoConnection, "its firewall refuses this address")
 		f.Hint = "add this host's address to the vault's firewall, or reach it over a private endpoint"
@@ -256,9 +275,10 @@ func (k *key) permission(op string) string {
 }
 
 // otherPair reminds of roles that have the other pair of permissions: the
-// predefined one for services' encryption can only wrap and unwrap.
-func (k *key) otherPair() string {
-	if k.wrap {
+// predefined one for services' encryption can only wrap and unwrap. Such a role
+// fails at encrypt, the first of ours that it lacks.
+func (f failure) otherPair() string {
+	if f.key.wrap || f.Op != "encrypt" {
 		return ""
 	}
 	return "; if it is meant to have wrapKey and unwrapKey only (Key Vault Crypto Service Encryption User), use --key-vault-permissions wrap-unwrap"
