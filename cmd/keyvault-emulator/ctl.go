@@ -37,7 +37,7 @@ type ctlCommand struct {
 	Firewall firewallCommand `cmd:"" help:"Switch the firewall: on refuses every address."`
 	Public   publicCommand   `cmd:"" help:"Switch public access: off refuses what comes by no private link."`
 	Identity identityCommand `cmd:"" help:"Add a user-assigned identity, or remove any."`
-	Trust    trustCommand    `cmd:"" help:"Let an application get tokens only with this certificate."`
+	Trust    trustCommand    `cmd:"" help:"Let an application get tokens only with this certificate or federated token."`
 	Clock    clockCommand    `cmd:"" help:"Advance the vaults' clock (-24h goes back) or reset it."`
 	Fault    faultCommand    `cmd:"" help:"Make requests fail: throttle, status, delay, reset, black-hole, refuse; or spoil answers: garbage, wrong-key, truncate, drip, huge."`
 	Used     usedCommand     `cmd:"" help:"Show which permissions were asked for since the start, by vault and identity."`
@@ -127,7 +127,7 @@ type (
 	}
 	trustCommand struct {
 		Identity string `arg:"" help:"Name of the identity that plays the application."`
-		File     string `arg:"" type:"existingfile" help:"PEM file whose first certificate it is."`
+		File     string `arg:"" type:"existingfile" help:"PEM file whose first certificate it is, or file with the token."`
 	}
 	clockCommand struct {
 		Advance time.Duration `arg:"" optional:"" help:"For example 720h."`
@@ -252,7 +252,13 @@ func (t trustCommand) Run(c *ctlCommand) error {
 	if err != nil {
 		return err
 	}
-	return c.do(emulator.Command{Action: emulator.IdentityTrust, Identity: t.Identity, Certificate: string(b)})
+	cmd := emulator.Command{Action: emulator.IdentityTrust, Identity: t.Identity}
+	if bytes.Contains(b, []byte("-----BEGIN ")) {
+		cmd.Certificate = string(b)
+	} else {
+		cmd.Assertion = string(b)
+	}
+	return c.do(cmd)
 }
 
 func (k clockCommand) Run(c *ctlCommand) error {

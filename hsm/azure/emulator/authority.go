@@ -22,7 +22,7 @@ func isAuthority(host string) bool {
 
 // serveAuthority plays as much of Entra ID as a client with a certificate or a
 // federated identity needs: the discovery document and the token endpoint. A
-// client is known by its id alone, unless it was given a certificate.
+// client is known by its id alone, unless it was given a certificate or token.
 func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, code, message string) {
 		writeJSON(w, status, map[string]string{"error": code, "error_description": message})
@@ -67,9 +67,13 @@ func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
 	fail(http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+r.PostForm.Get("client_id")+"' was not found in the directory")
 }
 
-// trust sets the certificate of an application.
-func (id *Identity) trust(text string) error {
-	block, _ := pem.Decode([]byte(text))
+// trust sets what an application proves itself with.
+func (id *Identity) trust(with Command) error {
+	if with.Assertion != "" {
+		id.Certificate, id.Assertion = nil, with.Assertion
+		return nil
+	}
+	block, _ := pem.Decode([]byte(with.Certificate))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return errors.New("the certificate is no PEM certificate")
 	}
@@ -80,7 +84,7 @@ func (id *Identity) trust(text string) error {
 	if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
 		return errors.New("the certificate is not one of an RSA key")
 	}
-	id.Certificate = c.Raw
+	id.Certificate, id.Assertion = c.Raw, ""
 	return nil
 }
 
@@ -88,6 +92,9 @@ func (id *Identity) trust(text string) error {
 // or one that has expired.
 func (id *Identity) proven(assertion string, now time.Time) error {
 	if id.Certificate == nil {
+		if id.Assertion != "" && assertion != id.Assertion {
+			return errors.New("AADSTS70021: No matching federated identity record found for presented assertion")
+		}
 		return nil
 	}
 	c, err := x509.ParseCertificate(id.Certificate)

@@ -40,6 +40,7 @@ type Command struct {
 	Permissions []string      `json:"permissions,omitempty"`
 	ResourceID  string        `json:"resourceId,omitempty"`
 	Certificate string        `json:"certificate,omitempty"` // PEM
+	Assertion   string        `json:"assertion,omitempty"`
 	Advance     time.Duration `json:"advance,omitempty"`
 	Fault       *Fault        `json:"fault,omitempty"`
 }
@@ -60,7 +61,7 @@ const (
 	Revoke        = "revoke"         // Vault, Identity, Permissions; none = all
 	IdentityAdd   = "identity-add"   // Identity, ResourceID
 	IdentityClear = "identity-clear" // Identity: it can get no token any more
-	IdentityTrust = "identity-trust" // Identity, Certificate: it gets a token with that one only
+	IdentityTrust = "identity-trust" // Identity, Certificate or Assertion: it gets a token with that one only
 	ClockAdvance  = "clock-advance"  // Advance, which may be negative
 	ClockReset    = "clock-reset"
 	FaultAdd      = "fault-add" // Fault
@@ -297,7 +298,7 @@ func (s *state) changeIdentity(c Command) (any, error) {
 	case c.Action != IdentityAdd && id == nil:
 		return nil, fmt.Errorf("there is no identity %q", c.Identity)
 	case c.Action == IdentityTrust:
-		return id, id.trust(c.Certificate)
+		return id, id.trust(c)
 	case c.Action == IdentityClear:
 		delete(s.Identities, c.Identity)
 		return "removed", nil

@@ -17,7 +17,8 @@
 // recovery levels; request ids and headers. What it leaves out: signing, key
 // backup and release, the control plane, and all of Entra ID (played at
 // https://localhost) but the two endpoints that give a client its token. They
-// take any assertion, except of an application that was given a certificate.
+// take any assertion, except of an application that was given a certificate or
+// token of its own.
 //
 // It is for tests and drills. Its private keys are in a file.
 package emulator

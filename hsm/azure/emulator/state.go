@@ -99,9 +99,10 @@ type Identity struct {
 	ClientID   string `json:"clientId"`
 	ObjectID   string `json:"objectId"`
 	ResourceID string `json:"resourceId,omitempty"`
-	// Certificate is the one an application has to prove itself with, as DER;
-	// without it any proof is taken.
+	// Certificate is the one an application has to prove itself with, as DER,
+	// Assertion the token of a federated one; without either any proof is taken.
 	Certificate []byte `json:"certificate,omitempty"`
+	Assertion   string `json:"assertion,omitempty"`
 }
 
 // SystemIdentity is the name of the system-assigned identity.
