@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case "peek":
+			peek(os.Args[2])
+			os.Exit(0)
 		case "serve":
 			os.Exit(serve(os.Args[2]))
 		case "read":
