@@ -71,6 +71,9 @@ func (a *Audit) Record(events ...Event) {
 func (a *Audit) write(events ...Event) {
 	err := a.file.Append(events...)
 	for _, e := range events {
+		if err != nil {
+			e.Seq = 0 // it got no number
+		}
 		e.Severity = cmp.Or(e.Severity, severityOf(e.Kind))
 		a.log.LogAttrs(context.Background(), e.Severity.Level(), e.Kind, e.attrs()...)
 	}
