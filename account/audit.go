@@ -151,13 +151,15 @@ type said struct {
 	reach  string          // the last of available, notAvailable
 	access string          // the last of active, blocked
 	warned map[warning]int // the fewest days left that were warned of
+
+	replaced map[string]string // when a former key was last reported to be one
 }
 
 // warning is what expires: a key or a credential renewed has another date.
 type warning struct{ kind, keyID, expires string }
 
 func newSaid() said {
-	return said{reach: AuditAvailable, access: AuditActive, warned: map[warning]int{}}
+	return said{reach: AuditAvailable, access: AuditActive, warned: map[warning]int{}, replaced: map[string]string{}}
 }
 
 // take notes an event of the log.
@@ -167,6 +169,8 @@ func (s *said) take(e Event) {
 		s.reach = e.Kind
 	case AuditActive, AuditBlocked:
 		s.access = e.Kind
+	case AuditAccountRekeyed, AuditKeyVersionChanged:
+		s.replaced[e.Detail["oldKeyId"]] = e.Detail["replacedAt"]
 	case AuditKeyExpired, AuditCredentialExpired:
 		s.warned[warningOf(e)] = 0
 	case AuditKeyExpiring, AuditCredentialExpiring:
@@ -216,6 +220,24 @@ func (a *Audit) Checked(info hsm.Info, err error, key KeyParams) {
 		}
 	})
 	a.write(events...)
+}
+
+// Replaced notes which keys of the account have become former ones since the log
+// last said so: now, or before a crash that kept it from being written.
+func (a *Audit) Replaced(record *Account) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var events []Event
+	a.file.said(func(s said) {
+		for _, p := range record.PreviousKeys {
+			if e := record.replacedEvent(p); s.replaced[p.KeyID] != e.Detail["replacedAt"] {
+				events = append(events, e)
+			}
+		}
+	})
+	if len(events) > 0 {
+		a.write(events...)
+	}
 }
 
 // failureOf is a failure in one sentence.

@@ -149,7 +149,7 @@ func (a *Account) rewrapped(ctx context.Context, agent KeyAgent, to func(AEKReco
 // any more. One that is in force again is no former key.
 func (a *Account) remember(old []AEKRecord) {
 	inForce := func(id string) bool { return len(a.wrappedBy(id)) > 0 }
-	now := time.Now().UTC().Truncate(time.Second)
+	now := time.Now().UTC().Truncate(time.Millisecond)
 	for _, k := range old {
 		known := slices.ContainsFunc(a.PreviousKeys, func(p PreviousKey) bool { return p.KeyID == k.Wrapped.KeyID })
 		if k.Source != hsm.SourcePlatform && !inForce(k.Wrapped.KeyID) && !known {
@@ -171,19 +171,16 @@ func (a *Account) wrappedBy(keyID string) []string {
 	return ids
 }
 
-// RekeyedEvent describes the change from the keys of old to those of the
-// account that Rekeyed or Followed made of it.
-func RekeyedEvent(old, a *Account) Event {
-	var from, to string
-	for _, k := range a.AEKs {
-		if before := old.AEK(k.ID); before != nil && before.Wrapped.KeyID != k.Wrapped.KeyID {
-			from, to = before.Wrapped.KeyID, k.Wrapped.KeyID
-		}
-	}
-	_, oldName, oldVersion, oldErr := hsm.ParseKeyURI(from)
-	_, name, version, err := hsm.ParseKeyURI(to)
+// replacedEvent describes how a key of the account became a former one.
+func (a *Account) replacedEvent(p PreviousKey) Event {
+	e := Event{Kind: AuditAccountRekeyed, KeyParams: a.KeyParams(), Detail: map[string]string{
+		"oldKeyId": p.KeyID, "replacedAt": p.ReplacedAt.UTC().Format(time.RFC3339Nano),
+	}}
+	_, oldName, oldVersion, oldErr := hsm.ParseKeyURI(p.KeyID)
+	_, name, version, err := hsm.ParseKeyURI(e.KeyID)
 	if oldErr == nil && err == nil && oldName == name {
-		return Event{Kind: AuditKeyVersionChanged, Detail: map[string]string{"oldKeyVersion": oldVersion, "newKeyVersion": version}}
+		e.Kind = AuditKeyVersionChanged
+		e.Detail["oldKeyVersion"], e.Detail["newKeyVersion"] = oldVersion, version
 	}
-	return Event{Kind: AuditAccountRekeyed, Detail: map[string]string{"oldKeyId": from}}
+	return e
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -103,9 +105,6 @@ func TestAccount_Rekeyed(t *testing.T) {
 	}
 	if !reflect.DeepEqual(*a, was) || len(a.PreviousKeys) != 0 || a.AEKs[1].Wrapped.KeyID != versionID("k", 1) {
 		t.Error("the account itself has changed")
-	}
-	if e := account.RekeyedEvent(a, b); e.Kind != account.AuditAccountRekeyed || e.Detail["oldKeyId"] != versionID("k", 1) {
-		t.Errorf("%+v", e)
 	}
 	// There and back: what is in force is no former key.
 	c, err := b.Rekeyed(ctx, acmeKey("k", ""), v)
@@ -219,10 +218,6 @@ func TestAccount_Followed(t *testing.T) {
 	if err != nil || !slices.Equal(inForce(b)[1:], []string{versionID("k", 2), versionID("k", 2)}) {
 		t.Fatalf("%v %v", b, err)
 	}
-	e := account.RekeyedEvent(a, b)
-	if e.Kind != account.AuditKeyVersionChanged || e.Detail["oldKeyVersion"] != fmt.Sprintf("%032x", 1) || e.Detail["newKeyVersion"] != fmt.Sprintf("%032x", 2) {
-		t.Errorf("%+v", e)
-	}
 	view := b.View(true, false).Encryption.PreviousKeys
 	if len(view) != 1 || view[0].KeyID != versionID("k", 1) || len(view[0].NeededBy) != 0 {
 		t.Errorf("%+v", view)
@@ -256,5 +251,70 @@ func TestAccount_Changed_Pinning(t *testing.T) {
 	second := acmeKey("k", fmt.Sprintf("%032x", 2))
 	if _, err := a.Changed(ctx, account.Change{Key: &second}, used, v); !errors.Is(err, account.ErrRekey) {
 		t.Errorf("another version: %v", err)
+	}
+}
+
+// TestAudit_Replaced: a key that became a former one is reported once, whatever
+// was restarted in between, and again if it becomes one again.
+func TestAudit_Replaced(t *testing.T) {
+	ctx := context.Background()
+	d, err := account.Create(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, v := rekeyAccount()
+	if err := d.CreateAccount(a); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *account.Audit {
+		t.Helper()
+		l, err := d.OpenAudit("a", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	reported := func() (all []account.Event) {
+		t.Helper()
+		if err := d.Events("a", 0, func(e account.Event) error { all = append(all, e); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	log := open()
+	log.Replaced(a)
+	if e := reported(); len(e) != 0 {
+		t.Errorf("nothing was replaced: %+v", e)
+	}
+	v.newest["k"] = 2
+	b, err := a.Followed(ctx, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Close() // the crash comes between storing the record and saying so
+	log = open()
+	log.Replaced(b)
+	log.Replaced(b)
+	e := reported()
+	if len(e) != 1 || e[0].Kind != account.AuditKeyVersionChanged || e[0].KeyID != versionID("k", 2) ||
+		e[0].Detail["oldKeyVersion"] != fmt.Sprintf("%032x", 1) || e[0].Detail["newKeyVersion"] != fmt.Sprintf("%032x", 2) {
+		t.Fatalf("%+v", e)
+	}
+	if b, err = b.Rekeyed(ctx, acmeKey("l", ""), v); err != nil {
+		t.Fatal(err)
+	}
+	log.Replaced(b)
+	log.Close()
+	log = open()
+	defer log.Close()
+	log.Replaced(b)
+	if e = reported(); len(e) != 2 || e[1].Kind != account.AuditAccountRekeyed || e[1].KeyID != versionID("l", 1) || e[1].Detail["oldKeyId"] != versionID("k", 2) {
+		t.Fatalf("%+v", e)
+	}
+	// There, back, and there again, a second later.
+	b.PreviousKeys[1].ReplacedAt = b.PreviousKeys[1].ReplacedAt.Add(time.Second)
+	log.Replaced(b)
+	if e = reported(); len(e) != 3 || e[2].Detail["oldKeyId"] != versionID("k", 2) {
+		t.Fatalf("%+v", e)
 	}
 }

@@ -102,6 +102,13 @@ func TestAgent_Rewrap_Vault(t *testing.T) {
 		}
 	}
 
+	// One that has expired may still give its place up.
+	do(t, e, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: "second", Expires: past})
+	do(t, e, emulator.Command{Action: emulator.KeyCreate, Vault: "demo", Key: "young"})
+	if _, _, err := c.Rewrap(t.Context(), named("second", ""), "a", fresh, named("young", "")); err != nil {
+		t.Errorf("an expired key's successor: %v", err)
+	}
+
 	// The old key must open what it wrapped, and it must be that.
 	_, _, err = c.Rewrap(t.Context(), named("second", ""), "other", fresh, named("second", version))
 	want(t, err, hsm.KindMisconfigured, "WrongKeyMaterial")

@@ -67,6 +67,7 @@ func (s *Supervisor) loadAccount(name string) (*acct, error) {
 	if err != nil {
 		return nil, err
 	}
+	audit.Replaced(record)
 	a := &acct{s: s, name: name, audit: audit, unfinished: make(chan struct{}, 1)}
 	a.closing, a.stopMoves = context.WithCancel(context.Background())
 	a.mu.record = record
@@ -127,8 +128,9 @@ func (a *acct) save(r *account.Account) error {
 		return err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.mu.record = r
+	a.mu.Unlock()
+	a.audit.Replaced(r) // a crash before this leaves it to the next start
 	return nil
 }
 

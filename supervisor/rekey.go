@@ -22,8 +22,7 @@ func (a *acct) rekey(ctx context.Context, r api.Rekey) (*account.Account, error)
 	defer end()
 	a.changes.Lock()
 	defer a.changes.Unlock()
-	old := a.record()
-	record, err := old.Rekeyed(ctx, r.Key, keys{a.agent("")})
+	record, err := a.record().Rekeyed(ctx, r.Key, keys{a.agent("")})
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +30,6 @@ func (a *acct) rekey(ctx context.Context, r api.Rekey) (*account.Account, error)
 	if err := a.save(record); err != nil {
 		return nil, err
 	}
-	a.keyEvent(account.RekeyedEvent(old, record))
 	return record, nil
 }
 
@@ -162,7 +160,6 @@ func (a *acct) takeOver(version string) {
 	switch {
 	case err == nil:
 		a.follower.note("", nil, time.Time{})
-		a.keyEvent(account.RekeyedEvent(old, record))
 	case given.Err() == nil: // not given up
 		pause := followPause * time.Duration(old.Policy.CheckInterval)
 		var keyErr *hsm.Error

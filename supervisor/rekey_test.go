@@ -136,7 +136,7 @@ func TestRekey_DaemonKilled(t *testing.T) {
 		return -1
 	}
 	const step = 60 * time.Millisecond
-	var oldInForce, newInForce int
+	var oldInForce, newInForce, changed int
 	round := func(what string, kill func()) {
 		r.delay(t, step)
 		done := make(chan error, 1)
@@ -151,6 +151,7 @@ func TestRekey_DaemonKilled(t *testing.T) {
 		r.undelay(t)
 		was := current
 		current = forced()
+		changes := len(r.events(account.AuditAccountRekeyed))
 		switch {
 		case current == was:
 			oldInForce++
@@ -159,6 +160,7 @@ func TestRekey_DaemonKilled(t *testing.T) {
 			}
 		default:
 			newInForce++
+			changed++
 		}
 		// What was in force before the kill is not needed if it is not now.
 		no, yes := false, true
@@ -167,6 +169,10 @@ func TestRekey_DaemonKilled(t *testing.T) {
 		r.mustMount()
 		if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "content" {
 			t.Fatalf("%s: %q %v", what, b, err)
+		}
+		// The audit log has every change, if only after the restart.
+		if n := len(r.events(account.AuditAccountRekeyed)); n != changed {
+			t.Errorf("%s: %d changes are in the audit log, %d before the restart, want %d", what, n, changes, changed)
 		}
 		if left, _ := filepath.Glob(filepath.Join(r.dir, "accounts", "acct", ".*")); len(left) > 0 {
 			t.Errorf("%s: left over %v", what, left)
