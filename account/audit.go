@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cmkfs/hsm"
@@ -23,6 +24,8 @@ type Audit struct {
 	log  *slog.Logger
 	now  func() time.Time
 	file *EventLog
+
+	lost atomic.Uint64 // events that could not be stored
 
 	mu sync.Mutex // held while something is decided and written
 
@@ -59,6 +62,9 @@ func (a *Audit) Close() error {
 	return a.file.Close()
 }
 
+// Lost returns how many events could not be stored since the log was opened.
+func (a *Audit) Lost() uint64 { return a.lost.Load() }
+
 // Record writes events.
 func (a *Audit) Record(events ...Event) {
 	a.mu.Lock()
@@ -78,6 +84,7 @@ func (a *Audit) write(events ...Event) {
 		a.log.LogAttrs(context.Background(), e.Severity.Level(), e.Kind, e.attrs()...)
 	}
 	if err != nil {
+		a.lost.Add(uint64(len(events)))
 		a.log.Error("the audit log cannot be written", "account", a.file.account, "err", err)
 	}
 }

@@ -316,6 +316,9 @@ func TestAudit_FullDisk(t *testing.T) {
 	if s := a.log.String(); !strings.Contains(s, "msg=notAvailable") || !strings.Contains(s, "the audit log cannot be written") {
 		t.Error(s)
 	}
+	if n := a.Lost(); n != 1 {
+		t.Errorf("%d events lost", n)
+	}
 	a.open()
 	a.Checked(hsm.Info{}, vaultSilent, account.KeyParams{}) // was not told, so it is told now
 	if got := a.kinds(); got != "volume-mounted notAvailable" {

@@ -57,6 +57,7 @@ var (
 	lastCheck      = describe("key_last_check_timestamp_seconds", "When the key was last asked.", byAccount...)
 	keyExpires     = describe("key_expires_in_seconds", "How long until the key expires, negative if it has; absent for one that does not.", byAccount...)
 	credExpires    = describe("credential_expires_in_seconds", "The same of the credential that asks for the key.", byAccount...)
+	auditLost      = describe("audit_lost_events_total", "Events that could not be stored in the audit log since the daemon has started.", byAccount...)
 	moveStarted    = describe("key_move_started_timestamp_seconds", "When the rotation or transition began that is not finished; absent if there is none.", byAccount...)
 	volumeState    = describe("volume_state", "1 for the state the volume is in, 0 for the others.", "account", "volume", "state")
 	volumeQuota    = describe("volume_quota_bytes", "The volume's quota, 0 for none.", byVolume...)
@@ -72,7 +73,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		accountState, leaseExpires, lastSuccess, lastCheck, keyExpires, credExpires, moveStarted,
+		accountState, leaseExpires, lastSuccess, lastCheck, keyExpires, credExpires, auditLost, moveStarted,
 		volumeState, volumeQuota, volumeUsed, volumeFiles, volumeRestarts,
 	} {
 		ch <- d
@@ -104,6 +105,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			return 1
 		}
 		return 0
+	}
+	for _, a := range c.s.accounts() {
+		ch <- prometheus.MustNewConstMetric(auditLost, prometheus.CounterValue, float64(a.audit.Lost()), a.name)
 	}
 	for _, a := range st.Accounts {
 		for _, state := range account.States {

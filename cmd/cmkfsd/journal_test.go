@@ -32,7 +32,7 @@ func TestServe_Journal_Priorities(t *testing.T) {
 	}
 	waitFor(t, func() bool { _, _, exit := c.run("status"); return exit == 0 })
 	c.must("account", "create", "--name", "b")
-	c.must("--account", "b", "account", "update", "--check-interval", "1s", "--check-interval-unhealthy", "100ms", "--outage-grace", "2s")
+	c.must("--account", "b", "account", "update", "--check-interval", "1s", "--check-interval-unhealthy", "100ms", "--outage-grace", "30s")
 	if err := os.Remove(filepath.Join(c.state, "platform.key")); err != nil {
 		t.Fatal(err)
 	}
