@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -47,7 +48,12 @@ func TestPrivateEndpoint_NobodyGoesElsewhere(t *testing.T) {
 	public, proxy := newTrap(t, "127.77.1.2:443"), newTrap(t, "127.77.1.3:0")
 	t.Cleanup(func() { stop(state, syscall.SIGTERM) })
 
-	env := append(os.Environ(), "CMKFS_STATE_DIR="+state, "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	// The machine's own proxies are not to be mistaken for ours.
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool {
+		name, _, _ := strings.Cut(s, "=")
+		return strings.HasSuffix(strings.ToUpper(name), "_PROXY")
+	})
+	env = append(env, "CMKFS_STATE_DIR="+state, "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	for line := range strings.Lines(startEmulator(t, filepath.Join(work, "kv"), env)) {
 		env = append(env, strings.TrimSpace(line))
 	}
