@@ -46,7 +46,7 @@ func TestDocumentMap(t *testing.T) {
 			}
 		}
 		cells := strings.Split(line, " | ")
-		if !strings.HasPrefix(line, "| ") || len(cells) != 3 || cells[0] == "| the document" {
+		if !strings.HasPrefix(line, "| ") || len(cells) != 3 || cells[0] == "| the document" || cells[0] == "| question" {
 			if strings.HasPrefix(line, "| ") && len(cells) != 3 {
 				t.Errorf("line %d has %d cells: %s", i+1, len(cells), line)
 			}
