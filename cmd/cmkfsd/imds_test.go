@@ -19,7 +19,11 @@ func TestVirtualMachine_Identities(t *testing.T) {
 		return strings.HasPrefix(s, "IDENTITY_") || strings.HasPrefix(s, "AZURE_") || strings.HasPrefix(s, "MSI_")
 	})
 	env = append(env, "CMKFS_STATE_DIR="+state, "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
-	err := isolated{work: work, flags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, env: env}.run(`
+	network, err := ownNetwork(work, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = network.run(`
 ctl() { keyvault-emulator ctl --dir kv "$@"; }
 field() { sed -n "s/.*\"$1\": \"\(.*\)\".*/\1/p" | head -n 1; }
 cmkfsd account create --name a

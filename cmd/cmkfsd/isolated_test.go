@@ -18,6 +18,9 @@ type isolated struct {
 	work  string // folder they run in
 	flags uintptr
 	env   []string
+	// user makes a user namespace around them: root of it may set up a network
+	// where root of the machine may not.
+	user bool
 }
 
 // letGo lets go of the volumes that a mount namespace of one's own has copies of:
@@ -43,11 +46,28 @@ func (i isolated) run(text string) error {
 	}
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = i.env, i.work, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: i.flags}
+	if i.user {
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  i.flags | syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		}
+	}
 	if err := cmd.Run(); err != nil {
 		b, _ := os.ReadFile(out.Name())
 		return fmt.Errorf("%w\n%s", err, b)
 	}
 	return nil
+}
+
+// ownNetwork returns what can run scripts in a network of their own.
+func ownNetwork(work string, env []string) (isolated, error) {
+	i := isolated{work: work, flags: syscall.CLONE_NEWNET, env: env}
+	if err := i.run("true"); err != nil {
+		i.user = true
+		return i, i.run("true")
+	}
+	return i, nil
 }
 
 // linkLocalCommand is how the test's program gives a network of its own its
