@@ -1,12 +1,9 @@
 package fs
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"cmkfs/meta"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,44 +73,4 @@ func resend(fd int) error {
 		return fmt.Errorf("ask for requests to be sent again: %w", err)
 	}
 	return nil
-}
-
-// invalidateAll makes the kernel give up what it caches of every node in the
-// table: dirty pages are written back first, mappings lose their pages,
-// attributes are asked for again. It returns the number of nodes the kernel
-// knew.
-//
-// Entries need nothing: every step of a path walk asks for the attributes of
-// the directory first. To expire them (FUSE_NOTIFY_INC_EPOCH) would even harm,
-// since the kernel detaches whatever is mounted below an expired entry.
-func invalidateAll(ctx context.Context, fd int, nodes *NodeTable) (int, error) {
-	known := 0
-	body := make([]byte, 24) // node, offset 0, length 0: everything
-	inval := func(ino uint64) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		binary.NativeEndian.PutUint64(body, ino)
-		err := notify(fd, notifyInvalInode, body)
-		switch {
-		case err == nil:
-			known++
-		case errors.Is(err, unix.ENOENT): // counted, but the kernel has let go of it
-		case errors.Is(err, errGone):
-			return err
-		default:
-			return fmt.Errorf("invalidate node %d: %w", ino, err)
-		}
-		return nil
-	}
-	if err := inval(meta.RootIno); err != nil {
-		return known, err
-	}
-	err := nodes.Walk(func(ino uint64) error {
-		if ino == meta.RootIno {
-			return nil
-		}
-		return inval(ino)
-	})
-	return known, err
 }
