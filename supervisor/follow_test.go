@@ -1,6 +1,7 @@
 package supervisor_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -181,5 +182,47 @@ func TestFollow_PinnedVersion(t *testing.T) {
 	eventually(t, "three more checks", func() bool { return r.account().LastSuccess.After(asked.Add(2 * time.Second)) })
 	if st := r.account(); st.KeyID != old {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestFollow_DaemonKilled while a version is taken over: the one before or the
+// new one is in force, the volume is there with its data, and the next daemon
+// takes over what is left.
+func TestFollow_DaemonKilled(t *testing.T) {
+	r := newVaultRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const step = 60 * time.Millisecond
+	for n := range 6 {
+		old := r.account().KeyID
+		_, _, version, err := hsm.ParseKeyURI(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.delay(t, step)
+		encrypts := r.e.Requests("encrypt")
+		r.do(t, emulator.Command{Action: emulator.KeyRotate, Vault: "demo", Key: "cmk"})
+		eventually(t, "the version is tried", func() bool { return r.e.Requests("encrypt") > encrypts })
+		time.Sleep(time.Duration(n) * step / 2)
+		r.kill()
+		r.undelay(t)
+		switch now := r.stored().Current().Wrapped.KeyID; now {
+		case old:
+			t.Logf("after %d half steps: the version before is in force", n)
+		default:
+			no := false // it is not needed
+			r.do(t, emulator.Command{Action: emulator.KeySet, Vault: "demo", Key: "cmk", Version: version, Enabled: &no})
+			t.Logf("after %d half steps: the new version is in force", n)
+		}
+		r.daemon = startDaemon(t, r.dir)
+		r.mustMount()
+		if b, err := os.ReadFile(r.path("file")); err != nil || string(b) != "content" {
+			t.Fatalf("after %d half steps: %q %v", n, b, err)
+		}
+		eventually(t, "the new version is in force and was reported", func() bool {
+			e := r.events(account.AuditKeyVersionChanged)
+			return r.account().KeyID != old && len(e) == n+1 && e[n].Detail["oldKeyVersion"] == version
+		})
 	}
 }
