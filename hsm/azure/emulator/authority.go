@@ -7,11 +7,16 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
 	"time"
 )
+
+// exchange is whom tokens are for with which an identity vouches for an
+// application.
+const exchange = "api://AzureADTokenExchange"
 
 // isAuthority tells requests for Entra ID, which is played at localhost, from
 // those for a vault.
@@ -55,7 +60,12 @@ func (e *Emulator) serveAuthority(w http.ResponseWriter, r *http.Request) {
 	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
 	for _, id := range e.mu.state.Identities {
 		if id.ClientID == r.PostForm.Get("client_id") {
-			if err := id.proven(r.PostForm.Get("client_assertion"), e.mu.state.now()); err != nil {
+			assertion := r.PostForm.Get("client_assertion")
+			err := id.proven(assertion, e.mu.state.now())
+			if _, _, ours := e.mu.state.identify(assertion, exchange, time.Now()); err == nil && ours != nil && !errors.Is(ours, errToken) {
+				err = fmt.Errorf("AADSTS700212: No matching federated identity record found for presented assertion: %w", ours)
+			}
+			if err != nil {
 				fail(http.StatusUnauthorized, "invalid_client", err.Error())
 				return
 			}
