@@ -167,6 +167,7 @@ func (c *cloud) update(uri string, more ...string) []string {
 // TestKeyErrors_Configure has the rows of "Errors configuring customer-managed
 // key encryption on a NetApp account".
 func TestKeyErrors_Configure(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	now := time.Now()
 	no := false
@@ -290,6 +291,7 @@ func (c *cloud) in(t *testing.T) *cloud {
 // TestKeyErrors_Unusable has the causes of "Unable to use the configured
 // encryption key", and names the permission that is missing.
 func TestKeyErrors_Unusable(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	yes := true
 	all := []string{"get", "encrypt", "decrypt"}
@@ -361,6 +363,7 @@ func TestKeyErrors_Unusable(t *testing.T) {
 // TestKeyErrors_NoConnection has the causes of "Could not connect to the
 // KeyVault".
 func TestKeyErrors_NoConnection(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	const uri = "https://demo.vault.azure.net/keys/cmk"
 	here := "the private endpoint " + c.Endpoint()
@@ -406,6 +409,7 @@ func TestKeyErrors_NoConnection(t *testing.T) {
 // TestKeyErrors_Volume has the rows of "Errors creating a volume encrypted with
 // customer-managed keys", when a volume is made.
 func TestKeyErrors_Volume(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	c.must("volume", "create", "--name", "plain")
 	vault := []string{"volume", "create", "--name", "v", "--encryption-key-source", hsm.SourceKeyVault}

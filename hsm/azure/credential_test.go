@@ -259,7 +259,8 @@ func TestNoIdentityEndpoint(t *testing.T) {
 	}
 }
 
-// A token file that is gone is not the network's fault.
+// A token file that is gone is not the network's fault, but an outage as well:
+// it may just be replaced.
 func TestWorkloadIdentity_NoFile(t *testing.T) {
 	w := start(t)
 	_, cfg := application(t, w, "fileless")
@@ -270,7 +271,7 @@ func TestWorkloadIdentity_NoFile(t *testing.T) {
 	}
 	defer k.Close()
 	_, err = k.Info(t.Context())
-	if e := wantError(t, err, hsm.KindMisconfigured, "IdentityFile"); e.Op != "token" || e.Condition != hsm.Unusable {
+	if e := wantError(t, err, hsm.KindUnreachable, "IdentityFile"); e.Op != "token" || e.Condition != hsm.Unusable {
 		t.Errorf("%#v", e)
 	}
 }

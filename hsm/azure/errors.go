@@ -52,7 +52,7 @@ func (k *key) classify(op, keyID string, err error) *hsm.Error {
 	switch {
 	case unreadable(err) != nil:
 		f.Op, f.Reason, f.Err = "token", "IdentityFile", unreadable(err)
-		f.because(hsm.KindMisconfigured, hsm.Unusable, "the file that proves the configured identity cannot be read")
+		f.because(hsm.KindUnreachable, hsm.Unusable, "the file that proves the configured identity cannot be read")
 		f.Hint = "check AZURE_FEDERATED_TOKEN_FILE in the daemon's environment, and that the daemon may read the file"
 	case errors.As(err, &auth):
 		f.token(auth)
