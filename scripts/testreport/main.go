@@ -77,7 +77,8 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 		if len(step.packages) == 0 || ctx.Err() != nil {
 			continue
 		}
-		args := append([]string{"test", "-json", "-count=1", "-timeout=10m"}, step.flags...)
+		// A guard against hanging for ever, far above what a busy machine needs.
+		args := append([]string{"test", "-json", "-count=1", "-timeout=40m"}, step.flags...)
 		args = append(append(args, flags...), step.packages...)
 		if err := goTest(ctx, args, box, rep); err != nil {
 			rep.problem(err.Error())
