@@ -47,7 +47,8 @@ const (
 )
 
 // conditions has the sentence and the resolution of each; the first twelve are
-// the document's, to the letter.
+// the document's, to the letter, without its question about a subnet's NAT, for
+// which a host has no subnet.
 var conditions = map[Condition]struct{ sentence, resolution string }{
 	KeyNotFound: {
 		"The operation failed because the specified key vault key was not found",
@@ -84,7 +85,7 @@ var conditions = map[Condition]struct{ sentence, resolution string }{
 		"Check that: Are all access policies correct on the key vault: Get, Encrypt, Decrypt? Does a private endpoint for the key vault exist?"},
 	NoConnection: {
 		"Could not connect to the KeyVault",
-		"Ensure that the private endpoint is set up correctly and the firewalls aren't blocking the connection to your KeyVault"},
+		"Ensure that the private endpoint is set up correctly and the firewalls aren't blocking the connection from your Virtual Network to your KeyVault"},
 
 	TokenKeyNotFound: {
 		"The operation failed because the specified key was not found on the PKCS#11 token",

@@ -10,24 +10,24 @@ import (
 	"cmkfs/hsm"
 )
 
-// The sentences users look for, to the letter.
+// The sentences and resolutions that users look for, to the letter.
 func TestConditions_AreTheDocuments(t *testing.T) {
-	for c, want := range map[hsm.Condition]string{
-		hsm.KeyNotFound:    "The operation failed because the specified key vault key was not found",
-		hsm.KeyNotRSA:      "Azure Key Vault key is not a valid RSA key",
-		hsm.KeyNotEnabled:  "Azure Key Vault key is not enabled",
-		hsm.KeyExpired:     "Azure Key Vault key is expired",
-		hsm.KeyNotActive:   "Azure Key Vault key has not been activated",
-		hsm.BadVaultURI:    "Key Vault URI is invalid",
-		hsm.NotRecoverable: "Azure Key Vault is not recoverable. Make sure that Soft-delete and Purge protection are both enabled on the Azure Key Vault",
-		hsm.RegionMismatch: "Account must be in the same region as the Vault",
-		hsm.NotConfigured:  "Volume cannot be encrypted with Microsoft.KeyVault, NetAppAccount has not been configured with KeyVault encryption",
-		hsm.SourceFixed:    "EncryptionKeySource cannot be changed",
-		hsm.Unusable:       "Unable to use the configured encryption key, please check if key is active",
-		hsm.NoConnection:   "Could not connect to the KeyVault",
+	for c, want := range map[hsm.Condition][2]string{
+		hsm.KeyNotFound:    {"The operation failed because the specified key vault key was not found", "When entering key URI manually, ensure that the URI is correct"},
+		hsm.KeyNotRSA:      {"Azure Key Vault key is not a valid RSA key", "Ensure that the selected key is of type RSA"},
+		hsm.KeyNotEnabled:  {"Azure Key Vault key is not enabled", "Ensure that the selected key is enabled"},
+		hsm.KeyExpired:     {"Azure Key Vault key is expired", "Ensure that the selected key is valid"},
+		hsm.KeyNotActive:   {"Azure Key Vault key has not been activated", "Ensure that the selected key is active"},
+		hsm.BadVaultURI:    {"Key Vault URI is invalid", "When entering key URI manually, ensure that the URI is correct"},
+		hsm.NotRecoverable: {"Azure Key Vault is not recoverable. Make sure that Soft-delete and Purge protection are both enabled on the Azure Key Vault", "Update the key vault recovery level to: Recoverable/Recoverable+ProtectedSubscription/CustomizedRecoverable/CustomizedRecoverable+ProtectedSubscription"},
+		hsm.RegionMismatch: {"Account must be in the same region as the Vault", "Ensure the key vault is in the same region as the NetApp account"},
+		hsm.NotConfigured:  {"Volume cannot be encrypted with Microsoft.KeyVault, NetAppAccount has not been configured with KeyVault encryption", "Your NetApp account doesn't have customer-managed key encryption enabled. Configure the NetApp account to use customer-managed key"},
+		hsm.SourceFixed:    {"EncryptionKeySource cannot be changed", "No resolution. The EncryptionKeySource property of a volume can't be changed"},
+		hsm.Unusable:       {"Unable to use the configured encryption key, please check if key is active", "Check that: Are all access policies correct on the key vault: Get, Encrypt, Decrypt? Does a private endpoint for the key vault exist?"},
+		hsm.NoConnection:   {"Could not connect to the KeyVault", "Ensure that the private endpoint is set up correctly and the firewalls aren't blocking the connection from your Virtual Network to your KeyVault"},
 	} {
-		if c.Error() != want || c.Resolution() == "" {
-			t.Errorf("%s: %q, %q", string(c), c.Error(), c.Resolution())
+		if got := [2]string{c.Error(), c.Resolution()}; got != want {
+			t.Errorf("%s: %q", string(c), got)
 		}
 	}
 }
