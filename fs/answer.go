@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,7 +44,20 @@ const stopPatience = 100 * time.Millisecond
 // StartAnswerer begins to answer. No worker may be alive: the requests a dead
 // one left unanswered are answered too.
 func StartAnswerer(d *Device, errno syscall.Errno, log *slog.Logger) *Answerer {
+	return startAnswerer(d, errno, log, false)
+}
+
+// StartHolding begins with requests that wait, as after Hold: those that the
+// worker left waiting, too (Drained.Waiting).
+func StartHolding(d *Device, errno syscall.Errno, log *slog.Logger) *Answerer {
+	return startAnswerer(d, errno, log, true)
+}
+
+func startAnswerer(d *Device, errno syscall.Errno, log *slog.Logger, hold bool) *Answerer {
 	a := &Answerer{dev: d, errno: errno, log: log, done: make(chan struct{})}
+	if hold {
+		a.Hold()
+	}
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		// Without it Stop would not reach the thread. Descriptors have
@@ -101,24 +113,15 @@ func (a *Answerer) hold(m message) bool {
 	if a.mu.waiting == nil {
 		return false
 	}
-	switch m.opcode() {
-	case opInterrupt:
+	if m.opcode() == opInterrupt {
 		number := m.u64(0) &^ uniqueResend
 		if unique, ok := a.mu.waiting[number]; ok {
 			delete(a.mu.waiting, number)
 			a.reply(unique, syscall.EINTR)
 		}
 		return true
-	case opFlush, opRelease, opReleasedir, opDestroy, opSyncfs, opStatfs:
-		// These come from a process that ends, or that is about the whole host;
-		// it could not be interrupted, or would not know why it waits.
-		return false
-	case opWrite:
-		if m.writeFlags()&fuse.WRITE_CACHE != 0 {
-			return false // nor could the kernel's own writers
-		}
 	}
-	if !m.wantsReply() {
+	if !m.mayWait() {
 		return false
 	}
 	a.mu.waiting[m.number()] = m.unique()

@@ -73,3 +73,44 @@ func Forgets(request []byte) (all [][2]uint64) {
 	message(request).forgets(func(node, n uint64) { all = append(all, [2]uint64{node, n}) })
 	return all
 }
+
+// WaitingGate is a gate whose requests wait.
+type WaitingGate struct{ g *gate }
+
+// NewWaitingGate returns one that drains, or one that holds everything.
+func NewWaitingGate() *WaitingGate {
+	g := newGate()
+	g.letWait()
+	g.set(gateDraining, syscall.ENOKEY)
+	return &WaitingGate{g}
+}
+
+// Hold moves it on; Close, too.
+func (w *WaitingGate) Hold()  { w.g.set(gateHolding, syscall.ENOKEY) }
+func (w *WaitingGate) Close() { w.g.set(gateClosed, syscall.ENOKEY) }
+
+// Enter says what becomes of a request: "served", "waits" or "refused".
+func (w *WaitingGate) Enter(request []byte) string {
+	switch c, errno := w.g.enter(request); {
+	case c != nil:
+		return "served"
+	case errno != 0:
+		return "refused"
+	}
+	return "waits"
+}
+
+// Counts returns how many requests wait and how many spans are to be dropped.
+func (w *WaitingGate) Counts() (waiting, touched int) {
+	n, _ := w.g.waits()
+	return n, len(w.g.takeTouched())
+}
+
+// Release lets the requests of a node through and returns their number.
+func (w *WaitingGate) Release(node uint64) int { ms, _ := w.g.release(node); return len(ms) }
+
+// Interrupted ends the wait of a request.
+func (w *WaitingGate) Interrupted(number uint64) bool { _, ok := w.g.interrupted(number); return ok }
+
+// GiveUp returns how many waited.
+func (w *WaitingGate) GiveUp() int { return len(w.g.giveUp()) }

@@ -20,6 +20,9 @@ const (
 	gateDraining
 	// gateClosed refuses everything; the volume may be closed.
 	gateClosed
+	// gateHolding comes between these two while requests wait: it also makes
+	// those wait that fill or lock pages, which were served until now.
+	gateHolding
 )
 
 // call is one request on its way through the volume.
@@ -47,6 +50,11 @@ type gate struct {
 		// application's call is left.
 		idle    chan struct{}
 		wantAll bool
+
+		// waiting has the requests that are left to whoever serves after the
+		// restore; nil = none may wait.
+		waiting map[uint64]message
+		touched []span // what was served meanwhile although it fills pages
 
 		writes  int   // dirty pages' WRITEs let through while draining
 		bytes   int64 // and their data
@@ -79,8 +87,9 @@ func drains(m message) bool {
 }
 
 // enter asks for a request to be let through. It returns the call, to be ended
-// by leave, or the errno to refuse with. Both are zero for a request that is in
-// flight already: the kernel sent again what had been handed over.
+// by leave, or the errno to refuse with. Both are zero for a request that waits,
+// and for one that is in flight already: the kernel sent again what had been
+// handed over.
 func (g *gate) enter(m message) (*call, syscall.Errno) {
 	drain := drains(m)
 	g.mu.Lock()
@@ -88,22 +97,36 @@ func (g *gate) enter(m message) (*call, syscall.Errno) {
 	if g.mu.calls[m.number()] != nil {
 		return nil, 0
 	}
-	if g.mu.state == gateClosed || (g.mu.state == gateDraining && !drain) {
+	p, pages := m.pages()
+	serve := g.mu.state == gateOpen || g.mu.state != gateClosed && drain
+	if g.mu.waiting != nil && !serve && m.mayWait() {
+		if g.mu.state != gateDraining || !pages {
+			g.mu.waiting[m.number()] = append(message(nil), m...)
+			return nil, 0
+		}
+		serve = true
+		g.mu.touched = append(g.mu.touched, p)
+	}
+	if !serve {
 		if m.opcode() == opWrite && drain {
 			g.mu.refused++
 		}
 		return nil, g.mu.errno
 	}
-	if g.mu.state == gateDraining && m.opcode() == opWrite {
+	if g.mu.state != gateOpen && drain && m.opcode() == opWrite {
 		g.mu.writes++
 		g.mu.bytes += int64(m.u32(16))
 	}
+	return g.callLocked(m, drain), 0
+}
+
+func (g *gate) callLocked(m message, drain bool) *call {
 	c := &call{unique: m.unique(), drain: drain}
 	g.mu.calls[m.number()] = c
 	if !drain {
 		g.mu.apps++
 	}
-	return c, 0
+	return c
 }
 
 // leave ends a call.

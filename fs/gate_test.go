@@ -46,6 +46,74 @@ func TestGate_StatesAndRequests(t *testing.T) {
 	}
 }
 
+// Requests that wait are left alone, but for those that could block an
+// invalidation: they are served until nothing is filled by them any more.
+func TestGate_Waiting(t *testing.T) {
+	const direct = 0o40000
+	read := func(number uint64, flags uint32) []byte {
+		return fs.Request(15, number, 5, 0, 0, 4096, 0, 8192, 0, 0, 0, flags, 0)
+	}
+	write := func(number uint64, kind uint32) []byte {
+		return fs.Request(16, number, 5, 0, 0, 4096, 0, 8192, kind, 0, 0, 0, 0)
+	}
+	setattr := func(number uint64, valid uint32) []byte { return fs.Request(4, number, 5, valid) }
+	for _, c := range []struct {
+		what                      string
+		request                   func(number uint64) []byte
+		draining, holding, closed string
+	}{
+		{"LOOKUP", func(n uint64) []byte { return fs.Request(1, n, 1) }, "waits", "waits", "waits"},
+		{"READ", func(n uint64) []byte { return read(n, 0) }, "served", "waits", "waits"},
+		{"direct READ", func(n uint64) []byte { return read(n, direct) }, "waits", "waits", "waits"},
+		{"WRITE by write(2)", func(n uint64) []byte { return write(n, 0) }, "served", "waits", "waits"},
+		{"WRITE of dirty pages", func(n uint64) []byte { return write(n, 1) }, "served", "served", "refused"},
+		{"truncating SETATTR", func(n uint64) []byte { return setattr(n, 1<<3) }, "served", "waits", "waits"},
+		{"SETATTR of the mode", func(n uint64) []byte { return setattr(n, 1) }, "waits", "waits", "waits"},
+		{"SETATTR of kept times", func(n uint64) []byte { return setattr(n, 1<<5|1<<10) }, "served", "served", "refused"},
+		{"STATFS", func(n uint64) []byte { return fs.Request(17, n, 1) }, "refused", "refused", "refused"},
+	} {
+		w := fs.NewWaitingGate()
+		if got := w.Enter(c.request(2)); got != c.draining {
+			t.Errorf("%s while draining: %s", c.what, got)
+		}
+		w.Hold()
+		if got := w.Enter(c.request(4)); got != c.holding {
+			t.Errorf("%s while holding: %s", c.what, got)
+		}
+		w.Close()
+		if got := w.Enter(c.request(6)); got != c.closed {
+			t.Errorf("%s when closed: %s", c.what, got)
+		}
+	}
+	w := fs.NewWaitingGate()
+	w.Enter(read(2, 0))
+	if waiting, touched := w.Counts(); waiting != 0 || touched != 1 {
+		t.Errorf("after a READ while draining: %d wait, %d touched", waiting, touched)
+	}
+	w.Hold()
+	w.Enter(read(4, 0))
+	w.Enter(read(6, 0))
+	w.Enter(fs.Request(1, 8, 5))
+	if waiting, touched := w.Counts(); waiting != 3 || touched != 0 {
+		t.Errorf("after requests while holding: %d wait, %d touched", waiting, touched)
+	}
+	if !w.Interrupted(6) || w.Interrupted(6) {
+		t.Error("a request was not interrupted once")
+	}
+	if n := w.Release(6); n != 0 {
+		t.Errorf("%d requests of another node were released", n)
+	}
+	if n := w.Release(5); n != 1 {
+		t.Errorf("%d requests were released", n)
+	}
+	if waiting, touched := w.Counts(); waiting != 1 || touched != 1 {
+		t.Errorf("after a release: %d wait, %d touched", waiting, touched)
+	}
+	if n := w.GiveUp(); n != 1 || w.Enter(fs.Request(1, 10, 5)) != "refused" {
+		t.Errorf("%d waited when it was given up", n)
+	}
+}
+
 func TestMessage_Forgets(t *testing.T) {
 	if got := fs.Forgets(fs.Request(2, 2, 5, 3, 0)); !reflect.DeepEqual(got, [][2]uint64{{5, 3}}) {
 		t.Errorf("FORGET: %d", got)

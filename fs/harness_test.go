@@ -77,7 +77,7 @@ func workerMain() {
 			switch _, err := fmt.Sscanf(in.Text(), "suspend %d %d", &ms, &errno); {
 			case err == nil:
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(ms)*time.Millisecond)
-				d, err := s.Suspend(ctx, syscall.Errno(errno))
+				d, err := s.Suspend(ctx, syscall.Errno(errno), false)
 				cancel()
 				if err != nil {
 					panic(err)

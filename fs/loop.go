@@ -282,8 +282,14 @@ func (s *Server) serve(r *reader, m message) {
 		return
 	}
 	switch m.opcode() {
-	case opInterrupt, opNotifyReply:
-		return // no operation waits for anything that could be given up
+	case opInterrupt:
+		// No operation waits for anything that could be given up.
+		if u, ok := s.gate.interrupted(m.u64(0) &^ uniqueResend); ok {
+			s.answer(errorReply(u, syscall.EINTR))
+		}
+		return
+	case opNotifyReply:
+		return
 	case opDestroy:
 		s.answer(errorReply(m.unique(), 0))
 		return
@@ -301,9 +307,13 @@ func (s *Server) serve(r *reader, m message) {
 		s.answer(errorReply(m.unique(), refusal(m, errno)))
 		return
 	}
-	if c == nil {
-		return
+	if c != nil {
+		s.do(r, m, c)
 	}
+}
+
+// do has a call carried out.
+func (s *Server) do(r *reader, m message, c *call) {
 	slot := <-s.slots
 	s.cfg.Nodes.begin(slot, m.unique())
 	if s.handle(r, m, c) {

@@ -66,6 +66,16 @@ func invalidateAttr(fd int, ino uint64) error {
 	return notify(fd, notifyInvalInode, body)
 }
 
+// invalidateSpan makes the kernel give up pages, after it has written them back.
+// It may wait, as notify says.
+func invalidateSpan(fd int, p span) error {
+	body := make([]byte, 24) // length 0: to the end
+	binary.NativeEndian.PutUint64(body, p.node)
+	binary.NativeEndian.PutUint64(body[8:], uint64(p.offset))
+	binary.NativeEndian.PutUint64(body[16:], uint64(p.length))
+	return notify(fd, notifyInvalInode, body)
+}
+
 // resend asks the kernel for the requests that were read and never answered.
 // Whoever calls it must not have read any yet.
 func resend(fd int) error {

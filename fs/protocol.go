@@ -6,6 +6,9 @@ import (
 	"syscall"
 
 	"cmkfs/meta"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // Opcodes of the FUSE protocol that the reading loop treats by itself.
@@ -96,6 +99,50 @@ func (m message) reserved() bool {
 
 // writeFlags returns the write_flags of a WRITE.
 func (m message) writeFlags() uint32 { return m.u32(20) }
+
+// span is a part of a node's data; length 0 = to the end.
+type span struct {
+	node           uint64
+	offset, length int64
+}
+
+// pages returns which pages of the kernel's cache a request fills, or keeps
+// locked until it is answered; ok is false if none.
+func (m message) pages() (p span, ok bool) {
+	switch m.opcode() {
+	case opRead, opWrite:
+		const openFlags = 32 // of the body
+		if m.u32(openFlags)&unix.O_DIRECT != 0 {
+			return span{}, false
+		}
+		return span{m.node(), int64(m.u64(8)), int64(m.u32(16))}, true
+	case opSetattr:
+		// While a file is truncated, nothing of it is written back.
+		return span{node: m.node()}, m.u32(0)&fuse.FATTR_SIZE != 0
+	}
+	return span{}, false
+}
+
+// mayWait reports whether a request may be left unanswered until access is
+// restored.
+func (m message) mayWait() bool {
+	switch m.opcode() {
+	case opFlush, opRelease, opReleasedir, opDestroy, opSyncfs, opStatfs:
+		// These come from a process that ends, or that is about the whole host;
+		// it could not be interrupted, or would not know why it waits.
+		return false
+	case opWrite:
+		if m.writeFlags()&fuse.WRITE_CACHE != 0 {
+			return false // nor could the kernel's own writers
+		}
+	case opSetattr:
+		const kept = fuse.FATTR_MTIME | fuse.FATTR_CTIME // as the kernel writes them back
+		if m.u32(0)&^(fuse.FATTR_FH|fuse.FATTR_LOCKOWNER) == kept {
+			return false
+		}
+	}
+	return m.wantsReply()
+}
 
 // wantsReply reports whether the kernel waits for an answer.
 func (m message) wantsReply() bool {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"syscall"
 	"time"
 )
@@ -22,6 +23,8 @@ type Drained struct {
 	Bytes   int64 // their data
 	Refused int   // such requests that came after the deadline; their data is lost
 	Overdue int   // requests in flight that were answered with the errno
+	Held    int   // requests that wait, if Waiting
+	Waiting bool  // nothing was answered with the errno: StartHolding goes on
 }
 
 // Suspend ends all access to the volume: applications get errno from now on
@@ -30,7 +33,10 @@ type Drained struct {
 // volume any more; the caller commits and closes it and ends the process, and
 // until then every request is refused. It always completes; what was lost is
 // in the result.
-func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, error) {
+//
+// With wait, applications' requests are not answered but left to whoever serves
+// after the restore, if that can be done in the time; the result says so.
+func (s *Server) Suspend(ctx context.Context, errno syscall.Errno, wait bool) (Drained, error) {
 	s.suspendMu.Lock()
 	defer s.suspendMu.Unlock()
 	if errno == 0 {
@@ -39,8 +45,14 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, err
 	var d Drained
 
 	// 1. Applications are refused; what they have in flight is answered.
-	s.gate.set(gateDraining, errno)
-	d.Overdue += s.settle(false, appsPatience(ctx), errno)
+	// With writeback, a write under way may make a page dirty after it was swept.
+	if wait = wait && s.cfg.Resend && !s.cfg.Mount.Writeback; wait {
+		s.gate.letWait()
+		s.gate.set(gateDraining, errno)
+	} else {
+		s.gate.set(gateDraining, errno)
+		d.Overdue += s.settle(false, appsPatience(ctx), errno)
+	}
 
 	// 2. The kernel writes back and lets go. This must not be stopped halfway,
 	// so it has no context; when ctx ends, the gate closes before it and
@@ -59,17 +71,29 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno) (Drained, err
 	case res = <-done:
 	case <-ctx.Done():
 		s.close(errno)
+		s.refuseWaiting(errno)
 		d.Overdue += s.settle(true, latePatience, errno)
 		res = <-done
 	}
 	d.Nodes = res.nodes
 
 	// 3. Nothing is let through any more.
+	if wait && (res.err != nil || !s.hold(ctx, errno)) {
+		s.refuseWaiting(errno)
+		if _, err := invalidateAll(context.Background(), s.fd, s.cfg.Nodes); err != nil {
+			res.err = errors.Join(res.err, err)
+		}
+	}
 	s.close(errno)
-	d.Overdue += s.settle(true, latePatience, errno)
+	late := latePatience
+	if wait {
+		late = max(late, appsPatience(ctx)) // these were let through, and nobody waits for us
+	}
+	d.Overdue += s.settle(true, late, errno)
+	d.Held, d.Waiting = s.gate.waits()
 	d.Writes, d.Bytes, d.Refused = s.gate.counts()
 	s.finish(nil)
-	if res.err == errGone {
+	if errors.Is(res.err, errGone) {
 		return d, nil
 	}
 	return d, res.err

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -111,9 +110,7 @@ func (s *sweep) run(ctx context.Context) error {
 
 // invalidate invalidates one node.
 func (s *sweep) invalidate(ino uint64) error {
-	body := make([]byte, 24) // node, offset 0, length 0: everything
-	binary.NativeEndian.PutUint64(body, ino)
-	err := notify(s.fd, notifyInvalInode, body)
+	err := invalidateSpan(s.fd, span{node: ino})
 	switch {
 	case err == nil:
 		s.known.Add(1)

@@ -60,7 +60,9 @@ func (m *mounted) watchDying() bool {
 		m.dying = 0
 		return false
 	}
-	if m.dying++; m.dying >= dyingLooks && m.answerer == nil {
+	// One that has reported its suspending waits for nothing any more, and ends
+	// as soon as the machine lets it.
+	if m.dying++; m.dying >= dyingLooks && m.answerer == nil && w.suspended() == nil {
 		m.log.Warn("the worker cannot die; answering in its place", "pid", w.pid)
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
 	}

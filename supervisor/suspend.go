@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cmkfs/account"
+	"cmkfs/fs"
 	"cmkfs/supervisor/api"
 	"cmkfs/worker"
 )
@@ -38,7 +39,7 @@ func (m *mounted) suspend(c command) {
 		m.enter(phaseSuspending, c.reason)
 		w := m.worker()
 		if err := w.conn.Send(worker.Request{Suspend: &worker.Suspend{
-			Errno: int(c.errno), Deadline: c.deadline,
+			Errno: int(c.errno), Deadline: c.deadline, Wait: m.blocks(),
 		}}); err != nil {
 			w.kill() // it is not listening
 		}
@@ -64,9 +65,14 @@ func (m *mounted) suspend(c command) {
 // answers. The kernel's caches are swept once more, for what was read between
 // the worker's sweep and its end. did is the worker's report, if there is one.
 func (m *mounted) finishSuspend(did *worker.Suspended) {
-	m.refuse()
-	if m.blocks() {
-		m.answerer.Hold()
+	if did != nil && did.Waiting && m.blocks() && m.answerer == nil {
+		// The worker has seen to it that nothing is left while requests wait.
+		m.answerer = fs.StartHolding(m.device, m.errno, m.log)
+	} else {
+		m.refuse()
+		if m.blocks() {
+			m.answerer.Hold()
+		}
 	}
 	m.enter(phaseSuspended, m.reason())
 	m.event(account.Event{Kind: account.AuditVolOffline, Reason: m.reason(), Detail: suspendedDetail(did)})
@@ -84,6 +90,7 @@ func suspendedDetail(s *worker.Suspended) map[string]string {
 		"bytes":   strconv.FormatInt(s.Bytes, 10),
 		"refused": strconv.Itoa(s.Refused),
 		"overdue": strconv.Itoa(s.Overdue),
+		"held":    strconv.Itoa(s.Held),
 	}
 }
 

@@ -114,6 +114,7 @@ type Lease struct {
 type Suspend struct {
 	Errno    int   `json:"errno"`    // what refused requests get
 	Deadline int64 `json:"deadline"` // CLOCK_BOOTTIME nanoseconds; what is not drained by then is refused
+	Wait     bool  `json:"wait"`     // requests wait until access is restored
 }
 
 // Unmount tells a worker that its mount has ended.

@@ -164,7 +164,7 @@ func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
 	case r.Suspend != nil:
 		ctx, cancel := context.WithTimeout(ctx, Until(r.Suspend.Deadline))
 		defer cancel()
-		done, ok := s.suspend(ctx, syscall.Errno(r.Suspend.Errno))
+		done, ok := s.suspend(ctx, syscall.Errno(r.Suspend.Errno), r.Suspend.Wait)
 		if !ok {
 			return ExitStopped, true
 		}
@@ -180,11 +180,11 @@ func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
 
 // suspend refuses new requests, saves what the kernel still holds back, takes
 // everything readable out of the kernel's caches and makes it all durable.
-func (s *serving) suspend(ctx context.Context, errno syscall.Errno) (Suspended, bool) {
+func (s *serving) suspend(ctx context.Context, errno syscall.Errno, wait bool) (Suspended, bool) {
 	var counts Suspended
 	if s.server != nil {
 		var err error
-		if counts.Drained, err = s.server.Suspend(ctx, errno); err != nil {
+		if counts.Drained, err = s.server.Suspend(ctx, errno, wait); err != nil {
 			// Some cached page may be left; the supervisor sweeps once more.
 			s.log.Warn("suspending was not complete", "err", err)
 		}
@@ -202,7 +202,7 @@ func (s *serving) suspend(ctx context.Context, errno syscall.Errno) (Suspended, 
 func (s *serving) stopAlone(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, orphanDrain)
 	defer cancel()
-	s.suspend(ctx, s.errno)
+	s.suspend(ctx, s.errno, false)
 	return ExitOrphan
 }
 
@@ -217,7 +217,7 @@ func (s *serving) unmounted(ctx context.Context) int {
 	case <-time.After(unmountWait):
 		drain, cancel := context.WithTimeout(ctx, unmountDrain)
 		defer cancel()
-		if _, ok := s.suspend(drain, unix.ENOTCONN); !ok {
+		if _, ok := s.suspend(drain, unix.ENOTCONN, false); !ok {
 			return ExitStopped
 		}
 	}

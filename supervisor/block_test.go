@@ -1,0 +1,117 @@
+package supervisor_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/account"
+	"cmkfs/internal/loadtest"
+	"cmkfs/supervisor/api"
+)
+
+// newBlockRig is a rig whose requests wait while the volume is suspended.
+func newBlockRig(t *testing.T, options ...string) *rig {
+	t.Helper()
+	r := newRig(t, options...)
+	if _, err := r.UpdateAccount(r.ctx, "acct", api.UpdateAccount{Policy: &account.PolicyChange{OnSuspend: account.OnSuspendBlock}}); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestBlock_ProgramsOnlyWait: whatever programs do when access is taken away and
+// given back, again and again, waits and goes on as if nothing had been; and what
+// waits keeps nothing readable in the kernel's cache. With writeback this is not
+// promised for what is under way at that moment.
+func TestBlock_ProgramsOnlyWait(t *testing.T) {
+	r := newBlockRig(t)
+	const size = 8 << 20
+	content := make([]byte, size)
+	if err := os.WriteFile(r.path("hammered"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(r.path("hammered"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapping, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mapping)
+	if readable(t, mapping) == 0 {
+		t.Fatal("nothing is cached: the test would see nothing")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var load sync.WaitGroup
+	for i := range 4 {
+		load.Go(func() {
+			buf := make([]byte, 256<<10)
+			for ctx.Err() == nil {
+				at := rand.N(int64(size - len(buf)))
+				_ = unix.Fadvise(int(f.Fd()), at, int64(len(buf)), unix.FADV_DONTNEED)
+				_, err := f.ReadAt(buf, at)
+				if i == 0 && err == nil {
+					_, err = f.WriteAt(buf, at)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	held := 0
+	report := loadtest.Measure(t, r.mount, func() {
+		for n := range 15 {
+			v, err := r.SuspendVolume(r.ctx, "acct", "vol")
+			if err != nil || v.State != api.VolumeSuspended {
+				t.Fatalf("%+v %v", v, err)
+			}
+			if pages := readable(t, mapping); pages > 0 {
+				t.Errorf("cycle %d: %d pages are readable", n, pages)
+			}
+			waiting, _ := strconv.Atoi(r.lastEvent(account.AuditVolOffline).Detail["held"])
+			held += waiting
+			time.Sleep(rand.N(30 * time.Millisecond))
+			if _, err := r.RestoreVolume(r.ctx, "acct", "vol"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(rand.N(50 * time.Millisecond))
+		}
+	})
+	stop()
+	load.Wait()
+	if report.Failed != nil {
+		t.Error(report.Failed)
+	}
+	if held == 0 {
+		t.Error("nothing was under way when access was taken away: the test has seen nothing")
+	}
+	t.Log(report, held)
+}
+
+// readable returns how many pages of a mapping could be read without asking
+// anybody.
+func readable(t *testing.T, mapping []byte) (n int) {
+	t.Helper()
+	pages := make([]byte, len(mapping)/4096)
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mapping[0])), uintptr(len(mapping)), uintptr(unsafe.Pointer(&pages[0])))
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, p := range pages {
+		n += int(p & 1)
+	}
+	return n
+}
