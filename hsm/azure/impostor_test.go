@@ -36,7 +36,13 @@ func impostor(t *testing.T, h http.HandlerFunc) hsm.Key {
 	return k
 }
 
+// impostorConfig is of a vault that h serves.
 func impostorConfig(t *testing.T, h http.HandlerFunc) hsm.AzureConfig {
+	t.Helper()
+	return impostorBy(t, h, false)
+}
+
+func impostorBy(t *testing.T, h http.HandlerFunc, http2 bool) hsm.AzureConfig {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -56,7 +62,7 @@ func impostorConfig(t *testing.T, h http.HandlerFunc) hsm.AzureConfig {
 	}
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog, s.EnableHTTP2 = nil, http2
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return hsm.AzureConfig{

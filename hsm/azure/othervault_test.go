@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cmkfs/hsm"
+	"cmkfs/hsm/azure"
 )
 
 // otherVault is a Key Vault written without ours: get, encrypt and decrypt of
@@ -141,6 +142,34 @@ func TestOtherVault(t *testing.T) {
 				t.Fatalf("Unwrap = %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// A vault that speaks HTTP/2 is understood as well.
+func TestOtherVault_HTTP2(t *testing.T) {
+	start(t)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &otherVault{key: key, kid: "https://demo.vault.azure.net/keys/cmk/" + otherVersion, kty: "RSA", challenge: []string{goodChallenge}}
+	cfg := impostorBy(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("asked by %s", r.Proto)
+		}
+		v.ServeHTTP(w, r)
+	}, true)
+	k, err := azure.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	w, err := k.Wrap(t.Context(), []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := k.Unwrap(t.Context(), w); err != nil || string(got) != "secret" {
+		t.Errorf("Unwrap = %q, %v", got, err)
 	}
 }
 
