@@ -1,9 +1,15 @@
 package supervisor_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -114,4 +120,90 @@ func readable(t *testing.T, mapping []byte) (n int) {
 		n += int(p & 1)
 	}
 	return n
+}
+
+// waitForFile opens a file, tells of every signal that ends the wait, and prints
+// what came of it.
+func waitForFile(path string) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGUSR1)
+	runtime.LockOSThread() // signals are for the thread that waits
+	fmt.Println(unix.Gettid())
+	for {
+		fd, err := unix.Open(path, unix.O_RDONLY, 0)
+		if !errors.Is(err, unix.EINTR) {
+			fmt.Println("opened", fd > 0, err)
+			return
+		}
+		select {
+		case <-signals:
+			fmt.Println("interrupted")
+		default: // by one of the Go runtime's own
+		}
+	}
+}
+
+// TestBlock_Signals: a program that waits learns of its signals, can be killed,
+// and goes on when access is restored.
+func TestBlock_Signals(t *testing.T) {
+	r := newBlockRig(t)
+	if err := os.WriteFile(r.path("file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.SuspendVolume(r.ctx, "acct", "vol"); err != nil {
+		t.Fatal(err)
+	}
+	begin := func() (cmd *exec.Cmd, thread int, lines *bufio.Scanner) {
+		cmd = exec.Command("/proc/self/exe", "wait", r.path("file"))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines = bufio.NewScanner(out)
+		lines.Scan()
+		if thread, err = strconv.Atoi(lines.Text()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+		return cmd, thread, lines
+	}
+	interrupted, thread, lines := begin()
+	killed, _, _ := begin()
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = killed.Wait() // ends, though nobody restores
+	said := make(chan string)
+	go func() {
+		for lines.Scan() {
+			said <- lines.Text()
+		}
+		close(said)
+	}()
+	for got := ""; got != "interrupted"; {
+		// Repeated: the first may come before it waits.
+		if err := unix.Tgkill(interrupted.Process.Pid, thread, unix.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got = <-said:
+			if got != "interrupted" {
+				t.Fatalf("the program says %q", got)
+			}
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if _, err := r.RestoreVolume(r.ctx, "acct", "vol"); err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	for line := range said {
+		last = line
+	}
+	if err := interrupted.Wait(); err != nil || last != "opened true <nil>" {
+		t.Errorf("at the end: %q %v", last, err)
+	}
 }

@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case "wait":
+			waitForFile(os.Args[2])
+			os.Exit(0)
 		case "peek":
 			peek(os.Args[2])
 			os.Exit(0)
@@ -87,8 +90,11 @@ type daemon struct {
 	*api.Client
 }
 
-// rescueAfter is longer than any test takes.
-const rescueAfter = 4 * time.Minute
+// rescueAfter is longer than any test takes; TestRoutes_Cycles can be made longer.
+func rescueAfter() time.Duration {
+	cycles, _ := strconv.Atoi(os.Getenv("CMKFS_CYCLES"))
+	return 4*time.Minute + time.Duration(cycles)*2*time.Second
+}
 
 // startDaemon runs a daemon on a state directory; it ends with the test.
 func startDaemon(t *testing.T, dir string) *daemon {
@@ -129,7 +135,7 @@ func tryDaemon(t *testing.T, dir string) (*daemon, error) {
 	d.Client = api.NewClient(filepath.Join(dir, "cmkfsd.sock"))
 	// Before the test's time is up: a program that waits for a mount that
 	// nobody serves cannot even be killed.
-	rescue := time.AfterFunc(rescueAfter, func() {
+	rescue := time.AfterFunc(rescueAfter(), func() {
 		t.Error("the test takes too long; aborting its mounts")
 		d.abort()
 	})
