@@ -346,3 +346,42 @@ func TestDir_Lease_RoundTrip(t *testing.T) {
 		t.Error("an unknown state was accepted")
 	}
 }
+
+// TestRunner_Flapping: a vault that comes and goes every few seconds for hours
+// does not make the volumes come and go with it.
+func TestRunner_Flapping(t *testing.T) {
+	p := account.DefaultPolicy()
+	p.Recovery = account.RecoveryAutomatic
+	for name, every := range map[string]time.Duration{"3s": 3 * time.Second, "17s": 17 * time.Second, "2m": 2 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			run(t, p, func(t *testing.T, h *host, r *account.Runner) {
+				const hours = 3
+				for n := range int(hours * time.Hour / every) {
+					h.set(func() {
+						if h.mu.key = errDenied; n%2 == 1 {
+							h.mu.key = nil
+						}
+					})
+					time.Sleep(every)
+				}
+				suspensions := 0
+				h.set(func() {
+					for _, s := range h.mu.log {
+						if s == account.StateSuspending {
+							suspensions++
+						}
+					}
+					h.mu.key = nil
+				})
+				if suspensions > 9*hours {
+					t.Errorf("%d suspensions in %d hours", suspensions, hours)
+				}
+				t.Logf("%d suspensions in %d hours", suspensions, hours)
+				time.Sleep(16 * time.Minute)
+				if !h.isOpen() || r.Lease().State != account.StateOnline {
+					t.Errorf("the key stays, and access does not come back: %+v", r.Lease())
+				}
+			})
+		})
+	}
+}
