@@ -65,6 +65,7 @@ func cycle(t *testing.T, cycles int, options ...string) {
 	models := make([]*blockModel, 2)
 	for i := range models {
 		models[i] = newBlockModel(t, r.path(fmt.Sprint("blocks", i)), uint64(i))
+		models[i].writeback = len(options) > 0
 		load.Go(func() { models[i].run(ctx.Done()) })
 	}
 	for n := range cycles {

@@ -3,6 +3,7 @@ package supervisor_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -375,16 +376,18 @@ func TestRoutes_WorkerKilledWhileTheKeyIsAway(t *testing.T) {
 
 // TestRoutes_SupervisorKilled, and its worker with it: only the keeper is left.
 func TestRoutes_SupervisorKilled(t *testing.T) {
-	for name, worker := range map[string]bool{"supervisor": false, "supervisor and worker": true} {
+	for name, both := range map[string]bool{"supervisor": false, "supervisor and worker": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			routes := prepareRoutes(t, r)
 			checkRoutes(t, "before", routes, true)
 			keeper, pid := r.keeper(), r.volume().WorkerPID
-			_ = r.cmd.Process.Kill()
-			if worker {
-				_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+			if both { // so that the worker empties no cache, and none takes its place
+				if err := errors.Join(unix.Kill(r.cmd.Process.Pid, unix.SIGSTOP), unix.Kill(pid, unix.SIGKILL)); err != nil {
+					t.Fatal(err)
+				}
 			}
+			_ = r.cmd.Process.Kill()
 			<-r.ended
 			eventually(t, "the keeper ends", func() bool { return !alive(keeper) })
 			checkRoutes(t, "killed", routes, false)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -97,6 +98,45 @@ type blockModel struct {
 	answered []uint64
 	failed   []map[uint64]bool
 	number   uint64
+
+	// With writeback, answered is promised only what fsync has not reported.
+	writeback bool
+	before    []map[uint64]bool // what blocks may have had since the last fsync that succeeded
+	lost      []map[uint64]bool // and may have again, because one failed
+}
+
+// answer notes a write that was answered.
+func (m *blockModel) answer(i int) {
+	if m.writeback {
+		if m.before[i] == nil {
+			m.before[i] = map[uint64]bool{}
+		}
+		m.before[i][m.answered[i]] = true
+		maps.Copy(m.before[i], m.failed[i])
+	}
+	m.answered[i], m.failed[i] = m.number, nil
+}
+
+// sync notes what fsync says, and reports whether it may say so.
+func (m *blockModel) sync() error {
+	err := m.f.Sync()
+	switch {
+	case err == nil:
+		for i := range m.before {
+			if m.before[i] != nil {
+				m.before[i], m.lost[i] = nil, nil
+			}
+		}
+	case m.writeback && (errnoIs(err, unix.ENOKEY) || errnoIs(err, unix.EIO)):
+		for i := range m.before {
+			if m.lost[i] == nil {
+				m.lost[i] = map[uint64]bool{}
+			}
+			maps.Copy(m.lost[i], m.before[i])
+		}
+		return nil
+	}
+	return err
 }
 
 const (
@@ -108,6 +148,7 @@ func newBlockModel(t *testing.T, path string, seed uint64) *blockModel {
 	m := &blockModel{
 		t: t, path: path, rng: rand.New(rand.NewPCG(seed, 2)),
 		answered: make([]uint64, blockCount), failed: make([]map[uint64]bool, blockCount),
+		before: make([]map[uint64]bool, blockCount), lost: make([]map[uint64]bool, blockCount),
 	}
 	f, err := os.Create(path)
 	if err != nil {
@@ -134,7 +175,7 @@ func (m *blockModel) run(stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
-			if err := m.f.Sync(); err != nil {
+			if err := m.sync(); err != nil {
 				m.t.Errorf("fsync at the end: %v", err)
 			}
 			return
@@ -148,7 +189,7 @@ func (m *blockModel) run(stop <-chan struct{}) {
 		_, err := m.f.WriteAt(buf, int64(i)*blockSize)
 		switch {
 		case err == nil:
-			m.answered[i], m.failed[i] = m.number, nil
+			m.answer(i)
 		case errnoIs(err, unix.ENOKEY), errnoIs(err, unix.ENOTCONN), errnoIs(err, unix.ECONNABORTED):
 			if m.failed[i] == nil {
 				m.failed[i] = map[uint64]bool{}
@@ -163,7 +204,7 @@ func (m *blockModel) run(stop <-chan struct{}) {
 			return
 		}
 		if m.number%32 == 0 {
-			err := m.f.Sync()
+			err := m.sync()
 			if err != nil && !errnoIs(err, unix.ENOKEY) && !errnoIs(err, unix.ENOTCONN) && !errnoIs(err, unix.ECONNABORTED) {
 				m.t.Errorf("fsync: %v", err)
 				return
@@ -183,7 +224,7 @@ func (m *blockModel) verify() {
 			continue
 		}
 		got := binary.LittleEndian.Uint64(buf)
-		if got != m.answered[i] && !m.failed[i][got] {
+		if got != m.answered[i] && !m.failed[i][got] && !m.lost[i][got] {
 			m.t.Errorf("%s: block %d has number %d, answered was %d", filepath.Base(m.path), i, got, m.answered[i])
 		}
 		for at := 8; at < blockSize; at += 8 {
