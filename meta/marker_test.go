@@ -144,3 +144,37 @@ func secondLife(t *testing.T, cfg meta.Config, rec *store.Recorder) error {
 	}
 	return nil
 }
+
+// A segment with nothing alive is removed only when nothing can come alive
+// again: a crash of the host may take the operations that freed its last blocks.
+func TestVolume_SegmentOfUnsyncedForget(t *testing.T) {
+	rec := must[*store.Recorder](t)(store.NewRecorder(shm(t)))
+	defer rec.Close()
+	cfg := format(t, rec)
+	v := openVolume(t, cfg)
+	var inos [2]uint64
+	for i, name := range []string{"a", "b"} {
+		inos[i] = must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, name, unix.S_IFREG|0o600, 0)).Ino
+		must[int](t)(v.Write(meta.Caller{}, inos[i], bytes.Repeat([]byte{7}, 64<<10), 0))
+	}
+	if err := v.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	v = openVolume(t, cfg) // which writes to another segment
+	err := errors.Join(v.Unlink(meta.Caller{}, meta.RootIno, "a"), v.Forget(inos[0]), v.Sync(context.Background()),
+		v.Unlink(meta.Caller{}, meta.RootIno, "b"), v.Forget(inos[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.ReclaimSynced()
+	if err := v.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	crashed := must[*store.Recorder](t)(rec.State(rec.Len(), func(e store.Event) bool { return e.Kind == store.EventRemove || e.Kind == store.EventPunch }))
+	defer crashed.Close()
+	cfg.Store = crashed
+	v = openVolume(t, cfg)
+	defer v.Abandon()
+	b := must[meta.Attr](t)(v.Lookup(meta.RootIno, "b"))
+	must[int](t)(v.Read(b.Ino, make([]byte, 64<<10), 0))
+}

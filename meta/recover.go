@@ -201,19 +201,6 @@ func (v *Volume) dropEmptySegments() error {
 	return nil
 }
 
-func (v *Volume) freedBySomeone(id uint64) bool {
-	v.space.frees.Lock()
-	defer v.space.frees.Unlock()
-	for _, f := range v.space.frees.queue {
-		for _, b := range f.blocks {
-			if b.seg == id {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // slotScan is one journal file as recovery reads it.
 type slotScan struct {
 	slot   *slot

@@ -106,14 +106,31 @@ func (v *Volume) reclaim(seq uint64) error {
 	return nil
 }
 
-// emptySegment reports whether nothing in a segment is or can become alive.
+// emptySegment reports whether nothing in a segment is or can become alive. What
+// an operation freed that is not durable yet becomes alive again if a crash of
+// the host takes the operation.
 func (v *Volume) emptySegment(id uint64) bool {
 	if v.segments.busy(id) { // before the look at live: see busy
 		return false
 	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.space.live[id] == 0
+	return v.space.live[id] == 0 && !v.freedBySomeone(id)
+}
+
+// freedBySomeone reports whether operations that are not durable yet freed
+// blocks of a segment.
+func (v *Volume) freedBySomeone(id uint64) bool {
+	v.space.frees.Lock()
+	defer v.space.frees.Unlock()
+	for _, f := range v.space.frees.queue {
+		for _, b := range f.blocks {
+			if b.seg == id {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // unref drops one reference to a block; the last one frees it.
