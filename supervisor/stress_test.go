@@ -123,7 +123,7 @@ func (m *blockModel) sync() error {
 	switch {
 	case err == nil:
 		for i := range m.before {
-			if m.before[i] != nil {
+			if m.before[i] != nil { // written since the last loss
 				m.before[i], m.lost[i] = nil, nil
 			}
 		}
@@ -133,6 +133,7 @@ func (m *blockModel) sync() error {
 				m.lost[i] = map[uint64]bool{}
 			}
 			maps.Copy(m.lost[i], m.before[i])
+			m.before[i] = nil // the kernel tries once, and what it could not save stays in its cache
 		}
 		return nil
 	}
