@@ -141,6 +141,9 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 		}
 		o := g.next(m)
 		s := step{op: o, start: rec.Len()}
+		if rnd.IntN(4) == 0 {
+			v.ReclaimSynced() // as the background does, at any time
+		}
 		c := caller(i)
 		flying.unique.Store(c.Unique)
 		got := o.run(v, c)

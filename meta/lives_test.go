@@ -55,6 +55,9 @@ func (l *lives) work(ops int) error {
 			return fmt.Errorf("%v answered %v, want %v", o, got, want)
 		}
 		s.note(l.dumps[len(l.dumps)-1], next.dump())
+		if l.rnd.IntN(4) == 0 {
+			v.ReclaimSynced() // as the background does, at any time
+		}
 		if l.rnd.IntN(15) == 0 {
 			if err := v.Checkpoint(); err != nil {
 				return err
