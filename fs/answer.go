@@ -90,7 +90,7 @@ func (a *Answerer) takeOver() {
 // requests they go on failing.
 //
 // A request that waits may keep pages locked. Nothing must be invalidated until
-// a worker serves.
+// a worker serves, but the pages that a waiting WRITE has filled already.
 func (a *Answerer) Hold() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -125,6 +125,11 @@ func (a *Answerer) hold(m message) bool {
 		return false
 	}
 	a.mu.waiting[m.number()] = m.unique()
+	if p, ok := m.filled(); ok {
+		// The request keeps them, the cache does not. It may wait for a READ of
+		// the same pages that waits, too.
+		go func() { _ = invalidateSpan(int(a.dev.File.Fd()), p) }()
+	}
 	return true
 }
 

@@ -123,6 +123,21 @@ func (m message) pages() (p span, ok bool) {
 	return span{}, false
 }
 
+// filled returns the whole pages that a WRITE has put into the kernel's cache
+// before it was sent: unlike those of a READ they can be read meanwhile.
+func (m message) filled() (p span, ok bool) {
+	if m.opcode() != opWrite {
+		return span{}, false
+	}
+	if p, ok = m.pages(); !ok {
+		return span{}, false
+	}
+	end := (p.offset + p.length) &^ (blockSize - 1)
+	p.offset = (p.offset + blockSize - 1) &^ (blockSize - 1)
+	p.length = end - p.offset
+	return p, p.length > 0
+}
+
 // mayWait reports whether a request may be left unanswered until access is
 // restored.
 func (m message) mayWait() bool {
