@@ -115,19 +115,7 @@ func enterStage2(lockMemory bool) error {
 		}
 	}
 	limitHeap()
-	addProcs()
 	return filterCalls()
-}
-
-// addProcs gives the Go scheduler processors to spare. Readers wait for
-// requests in system calls; when no processor is idle, the runtime takes theirs
-// away after 20 µs and they have to find another one with every request, which
-// costs a wake-up of a thread: a quarter of the time of an unlink.
-func addProcs() {
-	const readers = 2
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + readers)
-	}
 }
 
 // limitHeap makes the garbage collector work harder before a busy worker takes
