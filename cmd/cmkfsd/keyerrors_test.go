@@ -459,7 +459,7 @@ func TestKeyErrors_Token(t *testing.T) {
 		"NotFound":      {nothing, nothing, token.URI("none"), refusal{exit: 5, condition: hsm.TokenKeyNotFound, cause: "pkcs11:token=drill;object=none: KeyNotFound"}},
 		"NotRSA":        {nothing, nothing, token.URI("curve"), refusal{exit: 5, condition: hsm.TokenKeyNotRSA, cause: "NotRSA"}},
 		"NotRSAShort":   {nothing, nothing, token.URI("short"), refusal{exit: 5, condition: hsm.TokenKeyNotRSA, because: "it has fewer than 2048 bits", cause: "KeyTooShort: 1024 bits"}},
-		"Forbidden":     {permit(token, 0), permit(token, 0xff), token.URI("good"), refusal{exit: 5, condition: hsm.TokenKeyForbidden, cause: denied}},
+		"Forbidden":     {permit(token, "\x05\x07", 0), permit(token, "\x05\x07", 0xff), token.URI("good"), refusal{exit: 5, condition: hsm.TokenKeyForbidden, cause: denied}},
 		"TwoKeys":       {nothing, nothing, token.URI("twice"), refusal{exit: 5, condition: hsm.BadTokenURI, because: "more than one key of the token matches it: add object= or id=", cause: "AmbiguousKey"}},
 		"BadURI":        {nothing, nothing, "pkcs11:colour=red", refusal{exit: 2, condition: hsm.BadTokenURI, because: "it has an attribute that is not supported: colour", cause: "BadURI"}},
 		"BadURIPIN":     {nothing, nothing, "pkcs11:token=drill;object=good?pin-value=" + hsmtest.PIN, refusal{exit: 2, condition: hsm.BadTokenURI, because: "it contains a PIN: write the PIN to a file of mode 0600 and use pin-source=file:/path instead of pin-value", cause: "BadURI"}},
@@ -493,11 +493,12 @@ func TestKeyErrors_Token(t *testing.T) {
 	h.refused(refusal{exit: 2, condition: hsm.SourceFixed}, "volume", "update", "v", "--encryption-key-source", hsm.SourcePlatform)
 }
 
-// permit sets CKA_DECRYPT and CKA_UNWRAP of all keys in SoftHSM's files, as
+// permit sets attributes of all keys in SoftHSM's files, named by the last byte
+// of their types (4 CKA_ENCRYPT, 5 CKA_DECRYPT, 6 CKA_WRAP, 7 CKA_UNWRAP), as
 // scripts/softhsm-rig does: after an attribute's type and kind comes its value,
 // true being ff.
-func permit(token *hsmtest.Token, value byte) func(*testing.T) {
-	flag := regexp.MustCompile(`(?s)\x00{6}\x01[\x05\x07]\x00{7}\x01`)
+func permit(token *hsmtest.Token, attributes string, value byte) func(*testing.T) {
+	flag := regexp.MustCompile(`(?s)\x00{6}\x01[` + attributes + `]\x00{7}\x01`)
 	return func(t *testing.T) {
 		t.Helper()
 		objects, err := filepath.Glob(filepath.Join(token.Dir, "tokens", "*", "*.object"))
