@@ -10,8 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open, OpenDir, Create and Flush are inherited and answer ENOSYS: opens are
-// stateless, so the kernel need not ask. It then sends no RELEASE either.
+// Open answers ENOSYS, and so do OpenDir and Create, which are inherited: opens
+// are stateless, so the kernel need not ask again. It then sends no RELEASE
+// either, and keeps what it has cached of the file.
+func (a *adapter) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// Flush is sent for every close of a descriptor until it is answered ENOSYS:
+// what the kernel has cached it writes back by itself before, and reports.
+func (a *adapter) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status {
+	return fuse.ENOSYS
+}
 
 // Release is only met for files that were opened before the kernel learnt that
 // opens need no message. There is no state to let go of.
