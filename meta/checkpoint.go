@@ -49,6 +49,7 @@ func (v *Volume) checkpoint() error {
 		v.flushFailed()
 		return fmt.Errorf("write the index: %w", err)
 	}
+	v.index.cache.drop(v.frozen)
 	v.mu.Lock()
 	v.frozen = nil
 	v.mu.Unlock()

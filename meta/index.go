@@ -22,6 +22,7 @@ import (
 type index struct {
 	db      *bbolt.DB
 	readers *readers
+	cache   *cache
 	box     *crypto.Box
 	hasher  *crypto.SetHasher
 }
@@ -82,7 +83,7 @@ func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) er
 }
 
 func newIndex(db *bbolt.DB, keys *volumeKeys) *index {
-	return &index{db: db, readers: &readers{db: db}, box: keys.index, hasher: keys.hasher}
+	return &index{db: db, readers: &readers{db: db}, cache: newCache(), box: keys.index, hasher: keys.hasher}
 }
 
 func openIndex(path string, keys *volumeKeys) (x *index, err error) {
@@ -134,8 +135,19 @@ func (x *index) unseal(k key, sealed []byte) ([]byte, error) {
 	return val, nil
 }
 
-// get returns the value of a key in memory of its own, nil if there is none.
+// get returns the value of a key, nil if there is none. It must not be modified.
 func (x *index) get(k key) (val []byte, err error) {
+	if val, ok := x.cache.get(k); ok {
+		return val, nil
+	}
+	if val, err = x.read(k); err == nil {
+		x.cache.put(k, val)
+	}
+	return val, err
+}
+
+// read returns the value of a key as bbolt has it.
+func (x *index) read(k key) (val []byte, err error) {
 	defer guard("get", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err = x.readers.view(func(r *reader) error {

@@ -20,7 +20,14 @@ type located struct {
 // plan looks up where pages [from, to) of an inode are. The caller holds v.mu.
 func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
 	p := &readPlan{size: n.size}
-	if n.inline > 0 {
+	switch {
+	case n.inline > 0 && to-from == 1:
+		k := key{tablePage, n.ino, from}
+		if val, err := v.get(k); err != nil || val != nil {
+			p.inline = map[uint64][]byte{from: val}
+			return p, err
+		}
+	case n.inline > 0:
 		p.inline = make(map[uint64][]byte)
 		err := v.scan(key{tablePage, n.ino, from}, func(k key, val []byte) bool {
 			if k.b >= to {
