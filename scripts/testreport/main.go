@@ -23,6 +23,16 @@ import (
 	"cmkfs/scripts/internal/sandbox"
 )
 
+// Guards against hanging for ever, far above what a busy machine needs: go test
+// ends a package after testTimeout. If it cannot, because a process waits for a
+// file system that nobody serves, all processes of the run are ended after
+// hangLimit, and the next package follows.
+const (
+	testTimeout = 15 * time.Minute
+	hangLimit   = 17 * time.Minute
+	runLimit    = 75 * time.Minute
+)
+
 func main() {
 	serial := flag.String("serial", "", "package patterns whose tests run one package at a time, after the others")
 	only := flag.String("only", "./...", "package patterns to test")
@@ -70,6 +80,8 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 	}
 	rep := newReport(os.Stdout)
 	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, runLimit)
+	defer cancel()
 	for _, step := range []struct {
 		packages []string
 		flags    []string
@@ -77,8 +89,7 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 		if len(step.packages) == 0 || ctx.Err() != nil {
 			continue
 		}
-		// A guard against hanging for ever, far above what a busy machine needs.
-		args := append([]string{"test", "-json", "-count=1", "-timeout=40m"}, step.flags...)
+		args := append([]string{"test", "-json", "-count=1", "-timeout=" + testTimeout.String()}, step.flags...)
 		args = append(append(args, flags...), step.packages...)
 		if err := goTest(ctx, args, box, rep); err != nil {
 			rep.problem(err.Error())
@@ -88,7 +99,7 @@ func run(ctx context.Context, only, serial, flags []string) (bool, error) {
 		rep.problem("left behind by a test: " + leftover)
 	}
 	if ctx.Err() != nil {
-		rep.problem("interrupted")
+		rep.problem("interrupted: " + context.Cause(ctx).Error())
 	}
 	return rep.finish(time.Since(start)), nil
 }
@@ -125,11 +136,41 @@ func goTest(ctx context.Context, args []string, box *sandbox.Sandbox, rep *repor
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	watched, stopWatch := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		watch(watched, cmd.Process.Pid, box, rep)
+	}()
 	readErr := rep.read(out)
 	err = cmd.Wait()
+	stopWatch()
+	<-done
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && rep.failed() {
 		err = nil // the report says why
 	}
 	return errors.Join(readErr, err)
+}
+
+// watch ends the processes of a package that takes longer than hangLimit, but
+// for the go command, and at the end of ctx all that are left.
+func watch(ctx context.Context, goCommand int, box *sandbox.Sandbox, rep *report) {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				box.Kill(goCommand)
+			}
+			return
+		case <-tick.C:
+		}
+		if idle := rep.idle(); idle > hangLimit {
+			fmt.Fprintf(os.Stderr, "testreport: no package ended for %s; its processes are killed\n", idle.Round(time.Second))
+			box.Kill(goCommand)
+			rep.touch()
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,18 +29,27 @@ type result struct {
 	started                 map[string]bool     // tests without a verdict so far
 }
 
-// report gathers the events of all runs. It is used by one goroutine.
+// report gathers the events of all runs. It is used by one goroutine, where
+// nothing else is said.
 type report struct {
 	w        io.Writer
 	total    result
 	packages map[string]*result
 	build    map[string][]string // compiler output by import path
 	problems []string
+	ended    atomic.Int64 // when a package ended last, nanoseconds since 1970
 }
 
 func newReport(w io.Writer) *report {
-	return &report{w: w, packages: map[string]*result{}, build: map[string][]string{}}
+	r := &report{w: w, packages: map[string]*result{}, build: map[string][]string{}}
+	r.touch()
+	return r
 }
+
+// touch notes that a package ended now; idle is how long that is ago. Both may
+// be called by other goroutines.
+func (r *report) touch()              { r.ended.Store(time.Now().UnixNano()) }
+func (r *report) idle() time.Duration { return time.Since(time.Unix(0, r.ended.Load())) }
 
 // problem notes something besides a failed test that makes the run fail.
 func (r *report) problem(text string) { r.problems = append(r.problems, text) }
@@ -110,6 +120,7 @@ func (r *report) testDone(ev event, p *result) {
 }
 
 func (r *report) packageDone(ev event, p *result) {
+	r.touch()
 	if ev.Action == "fail" {
 		// A panic, a time-out or a failed build ends tests without a verdict.
 		for test := range p.started {

@@ -72,6 +72,22 @@ func (b *Sandbox) Clean() (leftovers []string) {
 	return leftovers
 }
 
+// Kill ends every process of the run but one, also those that wait, unkillably,
+// for a file system that nobody serves: its connection is aborted before.
+func (b *Sandbox) Kill(except int) {
+	for _, dev := range b.connections() {
+		abort := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev)
+		if err := os.WriteFile(abort, []byte("1"), 0); err != nil {
+			continue // it has ended by itself
+		}
+	}
+	for _, pid := range b.processes() {
+		if pid != except {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
 // processes finds every process but this one that carries the mark.
 func (b *Sandbox) processes() []int {
 	var pids []int
@@ -114,19 +130,51 @@ func readSoon(path string) ([]byte, error) {
 	}
 }
 
-// mounts lists the mount points below the sandbox, outer ones first.
-func (b *Sandbox) mounts() []string {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+// mount is a line of /proc/self/mountinfo.
+type mount struct {
+	point string
+	minor int // of its device
+	fuse  bool
+}
+
+// table lists the mounts below the sandbox, outer ones first.
+func (b *Sandbox) table() []mount {
+	content, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil
 	}
-	var found []string
-	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], b.dir+"/") {
-			found = append(found, f[4])
+	var found []mount
+	for line := range strings.Lines(string(content)) {
+		fields, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(fields)
+		if len(f) < 5 || !strings.HasPrefix(f[4], b.dir+"/") {
+			continue
 		}
+		_, minor, _ := strings.Cut(f[2], ":")
+		n, err := strconv.Atoi(minor)
+		found = append(found, mount{point: f[4], minor: n, fuse: err == nil && strings.HasPrefix(after, "fuse")})
 	}
 	return found
+}
+
+// mounts lists the mount points below the sandbox, outer ones first.
+func (b *Sandbox) mounts() []string {
+	var points []string
+	for _, m := range b.table() {
+		points = append(points, m.point)
+	}
+	return points
+}
+
+// connections lists the FUSE mounts below the sandbox, as the kernel numbers them.
+func (b *Sandbox) connections() []int {
+	var minors []int
+	for _, m := range b.table() {
+		if m.fuse {
+			minors = append(minors, m.minor)
+		}
+	}
+	return minors
 }
 
 func commandLine(pid int) string {
