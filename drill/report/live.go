@@ -80,6 +80,7 @@ type rates struct {
 // NewLive returns a Live that writes to out.
 func NewLive(out io.Writer) *Live {
 	l := &Live{out: out}
+	l.mu.checks = map[string]int{}
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		l.coloured = os.Getenv("NO_COLOR") == ""
 		l.size = func() (int, int) {
@@ -97,9 +98,10 @@ func NewLive(out io.Writer) *Live {
 func (l *Live) Begin(h Heading) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	h.Drill, h.Title = plain(h.Drill), plain(h.Title)
 	l.mu.progress = progress{Heading: h, checks: map[string]int{}}
 	for _, t := range h.Expectations {
-		l.mu.expectations = append(l.mu.expectations, settled{Expectation: Expectation{Text: t}})
+		l.mu.expectations = append(l.mu.expectations, settled{Expectation: Expectation{Text: plain(t)}})
 	}
 	if l.size == nil {
 		l.printLocked("%s", heading(h))
@@ -111,7 +113,7 @@ func (l *Live) Begin(h Heading) {
 func (l *Live) Phase(name string, at Offset) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.phase = Phase{Name: name, From: at}
+	l.mu.phase = Phase{Name: plain(name), From: at}
 	l.drawLocked()
 }
 
@@ -122,8 +124,8 @@ func (l *Live) Sample(s Sample) {
 	p := &l.mu.progress
 	p.now = s.At
 	p.errors += s.Errors
-	p.state.be(s.State, s.At)
-	p.mount.be(s.Mount, s.At)
+	p.state.be(plain(s.State), s.At)
+	p.mount.be(plain(s.Mount), s.At)
 	p.rates.add(s)
 	switch {
 	case l.size != nil:
@@ -140,9 +142,7 @@ func (l *Live) Sample(s Sample) {
 func (l *Live) Check(c Check) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mu.checks == nil {
-		l.mu.checks = map[string]int{}
-	}
+	c.Class, c.Detail = plain(c.Class), plain(c.Detail)
 	l.mu.checks[c.Class]++
 	l.mu.lastCheck = c
 	l.drawLocked()
@@ -152,6 +152,7 @@ func (l *Live) Check(c Check) {
 func (l *Live) Event(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	e.Source, e.Text = plain(e.Source), plain(e.Text)
 	l.mu.lastEvent = e
 	if l.size == nil {
 		l.printLocked("%8s  %s: %s", e.At, e.Source, e.Text)
@@ -163,6 +164,7 @@ func (l *Live) Event(e Event) {
 func (l *Live) Expect(e Expectation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	e.Text, e.Detail = plain(e.Text), plain(e.Detail)
 	found := false
 	for i := range l.mu.expectations {
 		if x := &l.mu.expectations[i]; x.Text == e.Text {
@@ -265,7 +267,7 @@ func (r *rates) add(s Sample) {
 	}
 }
 
-// plain replaces what would control a terminal.
+// plain replaces what would control a terminal. Live keeps no other texts.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {

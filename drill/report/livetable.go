@@ -71,12 +71,11 @@ func (p *progress) table(width int, paint painter) string {
 	cells := width - label - frame
 	t.SetColumnConfigs([]table.ColumnConfig{
 		{Number: 1, WidthMin: label, WidthMax: label},
-		{Number: 2, WidthMin: cells, WidthMax: cells, WidthMaxEnforcer: func(s string, n int) string { return text.Snip(s, n, "…") }},
+		{Number: 2, WidthMin: cells, WidthMax: cells},
 	})
-	row := func(name, value string) { t.AppendRow(table.Row{name, value}) }
-	wide := func(s string, n int) string { return text.Snip(plain(s), max(n, 1), "…") }
+	row := func(name, value string) { t.AppendRow(table.Row{name, text.Snip(value, cells, "…")}) }
 
-	row("drill", paint(wide(heading(p.Heading), cells), text.Bold))
+	row("drill", paint(heading(p.Heading), text.Bold))
 	row("progress", p.bar(min(40, cells/2))+" "+p.elapsed())
 	row("phase", fmt.Sprintf("%s for %v", dash(p.phase.Name), p.now-p.phase.From))
 	row("account", p.state.show(p.now, paint))
@@ -84,18 +83,18 @@ func (p *progress) table(width int, paint painter) string {
 	r := p.rates.shown
 	row("per second", fmt.Sprintf("%s reads, %s writes, %s metadata", humanize.Comma(r.Reads), humanize.Comma(r.Writes), humanize.Comma(r.Metadata)))
 	row("errors", fmt.Sprintf("%s per second, %s so far", humanize.Comma(r.Errors), humanize.Comma(p.errors)))
-	row("checks", wide(p.checked(), cells))
-	row("last event", wide(p.lastEvent.line(), cells))
+	row("checks", p.checked())
+	row("last event", p.lastEvent.line())
 	t.AppendSeparator()
 	row("expected", p.held())
 	for _, e := range p.expectations {
 		switch {
 		case !e.known:
-			row("  …", wide(e.Text, cells))
+			row("  …", e.Text)
 		case e.Held:
-			row(paint("  ✓ held", text.FgGreen), wide(e.Text, cells))
+			row(paint("  ✓ held", text.FgGreen), e.Text)
 		default:
-			row(paint("  ✗ not held", text.FgRed), paint(wide(e.Text+": "+e.Detail, cells), text.FgRed))
+			row(paint("  ✗ not held", text.FgRed), paint(e.Text+": "+e.Detail, text.FgRed))
 		}
 	}
 	return t.Render()
@@ -122,7 +121,7 @@ func (h held) show(now Offset, paint painter) string {
 	case "suspended", "no daemon":
 		colour = text.FgRed
 	}
-	return fmt.Sprintf("%s for %v", paint(plain(h.name), colour), now-h.since)
+	return fmt.Sprintf("%s for %v", paint(h.name, colour), now-h.since)
 }
 
 // checked counts the checks of the key by class, and shows the last.

@@ -47,10 +47,12 @@ func (o Offset) String() string {
 		return strconv.FormatFloat(s*1e3, 'f', 0, 64) + " ms"
 	case d < 10*time.Second:
 		return strconv.FormatFloat(s, 'f', 2, 64) + " s"
-	case d < 2*time.Minute:
+	case d < 100*time.Second:
 		return strconv.FormatFloat(s, 'f', 1, 64) + " s"
+	case d < time.Hour:
+		return strconv.Itoa(int(s)/60) + " min " + strconv.Itoa(int(d.Seconds())%60) + " s"
 	default:
-		return time.Duration(o).Round(time.Second).String()
+		return strconv.Itoa(int(s)/3600) + " h " + strconv.Itoa(int(d.Minutes())%60) + " min"
 	}
 }
 

@@ -17,6 +17,7 @@ type pageView struct {
 
 	Drills []drillView
 	Passed int
+	Others []drillView // that have not passed
 }
 
 // drillView is a report as the page shows it.
@@ -58,6 +59,8 @@ func newPageView(reports []*Report) *pageView {
 		}
 		if r.Passed {
 			p.Passed++
+		} else {
+			p.Others = append(p.Others, d)
 		}
 		p.Drills = append(p.Drills, d)
 	}

@@ -19,7 +19,7 @@ func Summary(w io.Writer, reports []*Report) error {
 	t.SetStyle(style)
 	var columns []table.ColumnConfig
 	for n := 3; n <= 10; n++ {
-		columns = append(columns, table.ColumnConfig{Number: n, Align: text.AlignRight, AlignFooter: text.AlignRight})
+		columns = append(columns, table.ColumnConfig{Number: n, Align: text.AlignRight, AlignHeader: text.AlignRight, AlignFooter: text.AlignRight})
 	}
 	t.SetColumnConfigs(columns)
 	t.AppendHeader(table.Row{"drill", "verdict", "took", "detect", "stop", "recover", "errors", "writes", "lost", "plaintext"})
