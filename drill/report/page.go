@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"html/template"
 	"slices"
@@ -24,7 +25,8 @@ type pageView struct {
 type drillView struct {
 	*Report
 	ID, Mark, Start string
-	Alternative     string // to the plot, in words
+	Alternative     string  // to the plot, in words
+	Events          []Event // the timeline by time: what is seen late is told late
 	Times           []timeView
 	PhaseRows       []phaseView
 	Plot            plotData
@@ -53,6 +55,7 @@ func newPageView(reports []*Report) *pageView {
 			},
 			Plot:        newPlotData(r),
 			Alternative: r.alternative(),
+			Events:      slices.SortedStableFunc(slices.Values(r.Timeline), func(a, b Event) int { return cmp.Compare(a.At, b.At) }),
 		}
 		for _, ph := range r.Phases {
 			d.PhaseRows = append(d.PhaseRows, r.phase(ph))
