@@ -2,11 +2,7 @@
 // runs, as JSON for machines, and as one self-contained HTML page with a plot.
 package report
 
-import (
-	"encoding/json"
-	"fmt"
-	"time"
-)
+import "time"
 
 // Report is one drill, from its first sample to its verdict. All times within
 // it are offsets from Started.
@@ -36,10 +32,11 @@ type Report struct {
 	Plaintext    int64         `json:"plaintextFound"` // reads and memory searches after the stop that found data
 	Expectations []Expectation `json:"expectations"`
 	Passed       bool          `json:"passed"`
-}
 
-// Offset is a time since the start of a drill; JSON has it in seconds.
-type Offset time.Duration
+	// Failure says what kept the drill from being run to its end; a drill
+	// with one has not passed.
+	Failure string `json:"failure,omitempty"`
+}
 
 // Phase is a part of a drill: steady, outage, restored, verified.
 type Phase struct {
@@ -48,11 +45,18 @@ type Phase struct {
 	To   Offset `json:"to"`
 }
 
+// Kinds of an event that the plot marks with a line.
+const (
+	Fault   = "fault"   // the outage begins
+	Restore = "restore" // the outage ends
+)
+
 // Event is a line of the timeline.
 type Event struct {
 	At     Offset `json:"at"`
 	Source string `json:"source"` // drill, daemon or application
 	Text   string `json:"text"`
+	Kind   string `json:"kind,omitempty"` // fault, restore, or none
 }
 
 // Sample is what happened in an interval of time that ends At.
@@ -85,19 +89,4 @@ type Expectation struct {
 	Text   string `json:"text"`
 	Held   bool   `json:"held"`
 	Detail string `json:"detail"`
-}
-
-// MarshalJSON implements json.Marshaler.
-func (o Offset) MarshalJSON() ([]byte, error) {
-	return json.Marshal(time.Duration(o).Seconds())
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (o *Offset) UnmarshalJSON(b []byte) error {
-	var seconds float64
-	if err := json.Unmarshal(b, &seconds); err != nil {
-		return fmt.Errorf("offset: %w", err)
-	}
-	*o = Offset(seconds * float64(time.Second))
-	return nil
 }
