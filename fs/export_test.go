@@ -114,3 +114,16 @@ func (w *WaitingGate) Interrupted(number uint64) bool { _, ok := w.g.interrupted
 
 // GiveUp returns how many waited.
 func (w *WaitingGate) GiveUp() int { return len(w.g.giveUp()) }
+
+// BeforeReads returns where write(2)s may have stopped while these requests wait,
+// as node, offset and length.
+func BeforeReads(requests ...[]byte) (parts [][3]int64) {
+	waiting := make(map[uint64]held)
+	for _, r := range requests {
+		waiting[message(r).number()] = holding(r)
+	}
+	for _, p := range beforeReads(waiting) {
+		parts = append(parts, [3]int64{int64(p.node), p.offset, p.length})
+	}
+	return parts
+}

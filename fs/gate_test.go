@@ -114,6 +114,38 @@ func TestGate_Waiting(t *testing.T) {
 	}
 }
 
+// What may be half written is before the pages that READs keep locked, and none
+// of those is touched.
+func TestAnswerer_BeforeReads(t *testing.T) {
+	const mib, page, direct = 1 << 20, 4096, 0o40000
+	read := func(number uint64, node uint64, offset, length, flags uint32) []byte {
+		return fs.Request(15, number, node, 0, 0, offset, 0, length, 0, 0, 0, flags, 0)
+	}
+	write := func(number uint64, node uint64) []byte {
+		return fs.Request(16, number, node, 0, 0, 100, 0, 8192, 0, 0, 0, 0, 0)
+	}
+	for _, c := range []struct {
+		what     string
+		requests [][]byte
+		want     [][3]int64
+	}{
+		{"nothing", nil, nil},
+		{"the first page", [][]byte{read(2, 5, 0, page, 0)}, nil},
+		{"one READ", [][]byte{read(2, 5, 40*page, page, 0)}, [][3]int64{{5, 0, 40 * page}}},
+		{"far into the file", [][]byte{read(2, 5, 9*mib, page, 0)}, [][3]int64{{5, 8 * mib, mib}}},
+		{"two, side by side", [][]byte{read(2, 5, 9*mib+page, page, 0), read(4, 5, 9*mib, page, 0)}, [][3]int64{{5, 8 * mib, mib}}},
+		{"two, apart", [][]byte{read(4, 5, 3*page, page, 0), read(2, 5, page, page, 0)}, [][3]int64{{5, 0, page}, {5, 2 * page, page}}},
+		{"the same pages twice", [][]byte{read(4, 5, page, page, 0), read(2, 5, page, page, 0)}, [][3]int64{{5, 0, page}}},
+		{"a WRITE has the file's lock", [][]byte{read(2, 5, 9*mib, page, 0), write(4, 5)}, nil},
+		{"of another file", [][]byte{read(2, 5, page, page, 0), write(4, 6)}, [][3]int64{{5, 0, page}}},
+		{"O_DIRECT locks none", [][]byte{read(2, 5, page, page, direct)}, nil},
+	} {
+		if got := fs.BeforeReads(c.requests...); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+}
+
 func TestMessage_Forgets(t *testing.T) {
 	if got := fs.Forgets(fs.Request(2, 2, 5, 3, 0)); !reflect.DeepEqual(got, [][2]uint64{{5, 3}}) {
 		t.Errorf("FORGET: %d", got)
