@@ -21,16 +21,16 @@ type Answerer struct {
 	// Server.Handle.
 	Forward func(request []byte)
 
-	dev   *Device
-	errno syscall.Errno
-	log   *slog.Logger
-	wake  int // eventfd: Stop was called
-	done  chan struct{}
-	stop  chan struct{} // closed by Stop
+	dev  *Device
+	log  *slog.Logger
+	wake int // eventfd: Stop was called
+	done chan struct{}
+	stop chan struct{} // closed by Stop
 
 	sweeper sync.WaitGroup // dropHalfWritten
 	mu      struct {
 		sync.Mutex
+		errno    syscall.Errno // of refused requests
 		stopping bool
 		late     [][]byte        // read after Stop was called, before it returned
 		waiting  map[uint64]held // after Hold: the requests that wait, by number; nil = none may
@@ -56,7 +56,8 @@ func StartHolding(d *Device, errno syscall.Errno, log *slog.Logger) *Answerer {
 }
 
 func startAnswerer(d *Device, errno syscall.Errno, log *slog.Logger, hold bool) *Answerer {
-	a := &Answerer{dev: d, errno: errno, log: log, done: make(chan struct{}), stop: make(chan struct{})}
+	a := &Answerer{dev: d, log: log, done: make(chan struct{}), stop: make(chan struct{})}
+	a.mu.errno = errno
 	if hold {
 		a.Hold()
 	}
@@ -82,8 +83,21 @@ func (a *Answerer) takeOver() {
 		return
 	}
 	for _, u := range left {
-		a.reply(u, a.errno)
+		a.reply(u, a.errno())
 	}
+}
+
+// SetErrno changes what refused requests get.
+func (a *Answerer) SetErrno(errno syscall.Errno) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.errno = errno
+}
+
+func (a *Answerer) errno() syscall.Errno {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.errno
 }
 
 // Hold makes requests wait from now on instead of failing, until a worker takes
@@ -231,7 +245,7 @@ func (a *Answerer) answer(m message) {
 	}
 	m.forgets(func(node, n uint64) { a.dev.Nodes.Remove(node, n) })
 	if !a.hold(m) && m.wantsReply() {
-		a.reply(m.unique(), refusal(m, a.errno))
+		a.reply(m.unique(), refusal(m, a.errno()))
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 // keeps locked it waits there, having sent nothing; and while that READ waits for
 // the restore, so would what is readable before it. Nobody says when that
 // happens, so while READs wait, what lies before them is taken out of the cache
-// again and again.
+// again and again. So is what a WRITE that waits has filled: taking it out at
+// once, when it arrived, may have met a READ of some of its pages.
 
 const (
 	// halfWrittenLook is how often. A file's lock lets one write(2) at a time get
@@ -25,35 +26,56 @@ const (
 // held is a request that waits.
 type held struct {
 	unique uint64
-	opcode uint32
-	pages  span // what it may keep locked; no node = nothing
+	read   span // what a READ keeps locked; no node = nothing
+	filled span // what a WRITE has filled
+	write  bool // it is a WRITE of cached pages, which has its file's lock
 }
 
 func holding(m message) held {
-	p, _ := m.pages()
-	return held{unique: m.unique(), opcode: m.opcode(), pages: p}
+	h := held{unique: m.unique()}
+	p, pages := m.pages()
+	switch {
+	case pages && m.opcode() == opRead:
+		h.read = p
+	case pages && m.opcode() == opWrite:
+		h.write = true
+		h.filled, _ = m.filled()
+		h.filled.node = p.node
+	}
+	return h
 }
 
-// beforeReads returns the parts of files in which a write(2) may have stopped.
-// None of them has a page that a request which waits here keeps locked.
-func beforeReads(waiting map[uint64]held) (parts []span) {
-	reads := make(map[uint64][]span)
-	writes := make(map[uint64]bool) // these have their file's lock, and pages
+// exposed returns the parts of files which write(2)s may have filled that wait.
+// None has a page that a request which waits here keeps locked.
+func exposed(waiting map[uint64]held) (parts []span) {
+	type file struct{ reads, writes []span }
+	files := make(map[uint64]*file)
+	of := func(node uint64) *file {
+		if files[node] == nil {
+			files[node] = &file{}
+		}
+		return files[node]
+	}
 	for _, h := range waiting {
-		switch h.opcode {
-		case opRead:
-			reads[h.pages.node] = append(reads[h.pages.node], h.pages)
-		case opWrite:
-			writes[h.pages.node] = true
+		switch {
+		case h.read.node != 0:
+			f := of(h.read.node)
+			f.reads = append(f.reads, h.read)
+		case h.write:
+			f := of(h.filled.node)
+			f.writes = append(f.writes, h.filled)
 		}
 	}
-	for node, rs := range reads {
-		if node == 0 || writes[node] {
+	for node, f := range files {
+		slices.SortFunc(f.reads, func(a, b span) int { return cmp.Compare(a.offset, b.offset) })
+		if len(f.writes) > 0 { // nobody else has stopped half way
+			for _, w := range f.writes {
+				parts = append(parts, without(w, f.reads)...)
+			}
 			continue
 		}
-		slices.SortFunc(rs, func(a, b span) int { return cmp.Compare(a.offset, b.offset) })
 		end := int64(0)
-		for _, r := range rs {
+		for _, r := range f.reads {
 			if from := max(end, r.offset-maxData); from < r.offset {
 				parts = append(parts, span{node, from, r.offset - from})
 			}
@@ -61,6 +83,26 @@ func beforeReads(waiting map[uint64]held) (parts []span) {
 		}
 	}
 	return parts
+}
+
+// without returns what is left of p without some parts, which are in order.
+func without(p span, parts []span) (rest []span) {
+	for _, r := range parts {
+		if end := min(r.offset, p.offset+p.length); p.offset < end {
+			rest = append(rest, span{p.node, p.offset, end - p.offset})
+		}
+		if next := r.offset + r.length; next > p.offset {
+			p.length -= next - p.offset
+			p.offset = next
+		}
+		if p.length <= 0 {
+			return rest
+		}
+	}
+	if p.length <= 0 { // nothing, where 0 would be everything
+		return rest
+	}
+	return append(rest, p)
 }
 
 // dropHalfWritten runs from Hold to Stop.
@@ -77,7 +119,7 @@ func (a *Answerer) dropHalfWritten() {
 		case <-look.C:
 		}
 		a.mu.Lock()
-		parts := beforeReads(a.mu.waiting)
+		parts := exposed(a.mu.waiting)
 		a.mu.Unlock()
 		for _, p := range parts {
 			select {
