@@ -42,6 +42,7 @@ const (
 	EventThrottled       EventKind = "throttled"        // hsm.KindThrottled
 	EventUnreachable     EventKind = "unreachable"      // hsm.KindUnreachable
 	EventMisconfigured   EventKind = "misconfigured"    // hsm.KindMisconfigured
+	EventUnanswered      EventKind = "unanswered"       // the check under way takes long; its answer follows
 	EventTick            EventKind = "tick"             // time has passed
 	EventPolicy          EventKind = "policy-changed"   // the policy given to Next is another one
 	EventOperatorSuspend EventKind = "operator-suspend" // volume suspend --all
@@ -54,7 +55,7 @@ const (
 // EventKinds lists every kind of event.
 var EventKinds = []EventKind{
 	EventStart, EventOK, EventExpired, EventDenied, EventNetworkDenied, EventThrottled, EventUnreachable,
-	EventMisconfigured, EventTick, EventPolicy, EventOperatorSuspend, EventOperatorRestore, EventDrained, EventRestored, EventRestoreFailed,
+	EventMisconfigured, EventUnanswered, EventTick, EventPolicy, EventOperatorSuspend, EventOperatorRestore, EventDrained, EventRestored, EventRestoreFailed,
 }
 
 // LeaseEvent is one event.

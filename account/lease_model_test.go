@@ -105,7 +105,9 @@ func (m *leaseModel) step() {
 	if !known {
 		ended, ev.Asked = account.EffectCheck, m.asked
 	}
-	if ended != "" && m.pending[ended] == 0 {
+	if ev.Kind == account.EventUnanswered && m.pending[account.EffectCheck] > 0 {
+		ended = "" // its answer still comes
+	} else if ended != "" && m.pending[ended] == 0 {
 		ev, ended = account.LeaseEvent{Kind: account.EventTick}, "" // nobody could have sent it
 	}
 	switch {

@@ -51,6 +51,7 @@ func TestNext_EveryStateAndEvent(t *testing.T) {
 		account.EventThrottled:       {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
 		account.EventUnreachable:     {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
 		account.EventMisconfigured:   {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
+		account.EventUnanswered:      {to(degraded), to(degraded), to(suspending), to(suspended), to(restoring)},
 		account.EventTick:            {to(online, check), to(degraded, check), to(suspending, check), to(suspended, check), to(restoring, check)},
 		account.EventPolicy:          {to(online, extend), to(degraded, extend), to(suspending), to(suspended), to(restoring, extend)},
 		account.EventOperatorSuspend: {to(suspending, suspend), to(suspending, suspend), to(suspending), to(suspending, suspend), to(suspending, suspend)},

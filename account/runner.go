@@ -3,6 +3,7 @@ package account
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -294,10 +295,27 @@ func (r *Runner) work(f func()) {
 	})
 }
 
+// unanswered is after how long a check without an answer is shown.
+const unanswered = 3 * time.Second
+
 // check asks the key and reports the answer.
 func (r *Runner) check(ctx context.Context) {
 	asked := r.now()
+	answered, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		select {
+		case <-time.After(unanswered):
+			r.send(ctx, posted{ev: LeaseEvent{
+				Kind: EventUnanswered, Asked: asked, Code: "NoAnswer",
+				Text: fmt.Sprintf("the key has not answered for %s", unanswered),
+			}})
+		case <-answered:
+		}
+	}()
 	info, err := r.actions.Check(ctx)
+	close(answered)
+	<-told // so that it comes before the answer
 	if err == nil && info.KeyID == "" {
 		// The key decrypted, but its attributes were not told this time.
 		last := r.Lease()

@@ -154,6 +154,32 @@ func TestRunner_HungCheck_SuspendsAtTheDeadline(t *testing.T) {
 	})
 }
 
+// TestRunner_HungCheck_IsShown: a check without an answer is shown long before
+// the lease ends, and an answer, late as it is, ends that.
+func TestRunner_HungCheck_IsShown(t *testing.T) {
+	run(t, account.DefaultPolicy(), func(t *testing.T, h *host, r *account.Runner) {
+		h.set(func() { h.mu.slow = 5 * time.Second })
+		time.Sleep(62 * time.Second) // a check began two seconds ago
+		if l := r.Lease(); l.State != account.StateOnline {
+			t.Errorf("too early: %+v", l)
+		}
+		time.Sleep(2 * time.Second)
+		l := r.Lease()
+		if l.State != account.StateDegraded || l.Cause != account.EventUnreachable || l.Reason == "" || !h.isOpen() {
+			t.Errorf("while it hangs: %+v", l)
+		}
+		time.Sleep(2 * time.Second)
+		if l := r.Lease(); l.State != account.StateOnline || l.Reason != "" || !h.isOpen() {
+			t.Errorf("after the answer: %+v", l)
+		}
+		h.set(func() { h.mu.key, h.mu.slow = errDenied, 5*time.Second })
+		time.Sleep(66 * time.Second)
+		if l := r.Lease(); l.State != account.StateDegraded || l.Denials != 1 || l.Code != "KeyDisabled" {
+			t.Errorf("after a late denial: %+v", l)
+		}
+	})
+}
+
 func TestRunner_Denied_SuspendsWhenConfirmed(t *testing.T) {
 	run(t, account.DefaultPolicy(), func(t *testing.T, h *host, r *account.Runner) {
 		h.set(func() { h.mu.key = errDenied })

@@ -145,6 +145,14 @@ func (s *step) degrade() {
 	s.fail()
 }
 
+// wait shows that a check hangs. It is no failure yet: the key was good, its
+// lease runs on, and the answer decides.
+func (s *step) wait() {
+	s.blame()
+	s.Cause = EventUnreachable
+	s.become(StateDegraded)
+}
+
 // suspend takes access away for the reason that stands in the lease.
 func (s *step) suspend() {
 	s.Resume, s.Opening, s.RestoreAsked, s.LockAsked = false, false, false, false

@@ -21,17 +21,19 @@ type Answerer struct {
 	// Server.Handle.
 	Forward func(request []byte)
 
-	dev   *Device
-	errno syscall.Errno
-	log   *slog.Logger
-	wake  int // eventfd: Stop was called
-	done  chan struct{}
+	dev  *Device
+	log  *slog.Logger
+	wake int // eventfd: Stop was called
+	done chan struct{}
+	stop chan struct{} // closed by Stop
 
-	mu struct {
+	sweeper sync.WaitGroup // dropHalfWritten
+	mu      struct {
 		sync.Mutex
+		errno    syscall.Errno // of refused requests
 		stopping bool
-		late     [][]byte          // read after Stop was called, before it returned
-		waiting  map[uint64]uint64 // after Hold: number to unique of requests that wait; nil = none may
+		late     [][]byte        // read after Stop was called, before it returned
+		waiting  map[uint64]held // after Hold: the requests that wait, by number; nil = none may
 		returned bool
 		ended    bool // the thread, and wake is closed
 	}
@@ -54,7 +56,8 @@ func StartHolding(d *Device, errno syscall.Errno, log *slog.Logger) *Answerer {
 }
 
 func startAnswerer(d *Device, errno syscall.Errno, log *slog.Logger, hold bool) *Answerer {
-	a := &Answerer{dev: d, errno: errno, log: log, done: make(chan struct{})}
+	a := &Answerer{dev: d, log: log, done: make(chan struct{}), stop: make(chan struct{})}
+	a.mu.errno = errno
 	if hold {
 		a.Hold()
 	}
@@ -80,8 +83,21 @@ func (a *Answerer) takeOver() {
 		return
 	}
 	for _, u := range left {
-		a.reply(u, a.errno)
+		a.reply(u, a.errno())
 	}
+}
+
+// SetErrno changes what refused requests get.
+func (a *Answerer) SetErrno(errno syscall.Errno) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.errno = errno
+}
+
+func (a *Answerer) errno() syscall.Errno {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.errno
 }
 
 // Hold makes requests wait from now on instead of failing, until a worker takes
@@ -90,12 +106,13 @@ func (a *Answerer) takeOver() {
 // requests they go on failing.
 //
 // A request that waits may keep pages locked. Nothing must be invalidated until
-// a worker serves, but the pages that a waiting WRITE has filled already.
+// a worker serves, but what waiting write(2)s have put into the cache already.
 func (a *Answerer) Hold() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.dev.Resend && a.mu.waiting == nil {
-		a.mu.waiting = make(map[uint64]uint64)
+		a.mu.waiting = make(map[uint64]held)
+		a.sweeper.Go(a.dropHalfWritten)
 	}
 }
 
@@ -115,16 +132,16 @@ func (a *Answerer) hold(m message) bool {
 	}
 	if m.opcode() == opInterrupt {
 		number := m.u64(0) &^ uniqueResend
-		if unique, ok := a.mu.waiting[number]; ok {
+		if h, ok := a.mu.waiting[number]; ok {
 			delete(a.mu.waiting, number)
-			a.reply(unique, syscall.EINTR)
+			a.reply(h.unique, syscall.EINTR)
 		}
 		return true
 	}
 	if !m.mayWait() {
 		return false
 	}
-	a.mu.waiting[m.number()] = m.unique()
+	a.mu.waiting[m.number()] = holding(m)
 	if p, ok := m.filled(); ok {
 		// The request keeps them, the cache does not. It may wait for a READ of
 		// the same pages that waits, too.
@@ -141,6 +158,9 @@ func (a *Answerer) Done() <-chan struct{} { return a.done }
 // read meanwhile, for Server.Handle; later ones go to Forward.
 func (a *Answerer) Stop() (forward [][]byte) {
 	a.mu.Lock()
+	if !a.mu.stopping {
+		close(a.stop)
+	}
 	a.mu.stopping = true
 	if !a.mu.ended {
 		unix.Write(a.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
@@ -150,6 +170,7 @@ func (a *Answerer) Stop() (forward [][]byte) {
 	case <-a.done:
 	case <-time.After(stopPatience):
 	}
+	a.sweeper.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.mu.returned = true
@@ -224,7 +245,7 @@ func (a *Answerer) answer(m message) {
 	}
 	m.forgets(func(node, n uint64) { a.dev.Nodes.Remove(node, n) })
 	if !a.hold(m) && m.wantsReply() {
-		a.reply(m.unique(), refusal(m, a.errno))
+		a.reply(m.unique(), refusal(m, a.errno()))
 	}
 }
 

@@ -114,3 +114,16 @@ func (w *WaitingGate) Interrupted(number uint64) bool { _, ok := w.g.interrupted
 
 // GiveUp returns how many waited.
 func (w *WaitingGate) GiveUp() int { return len(w.g.giveUp()) }
+
+// Exposed returns what write(2)s may have filled while these requests wait, as
+// node, offset and length.
+func Exposed(requests ...[]byte) (parts [][3]int64) {
+	waiting := make(map[uint64]held)
+	for _, r := range requests {
+		waiting[message(r).number()] = holding(r)
+	}
+	for _, p := range exposed(waiting) {
+		parts = append(parts, [3]int64{int64(p.node), p.offset, p.length})
+	}
+	return parts
+}

@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
 	"cmkfs/fs"
@@ -111,6 +112,43 @@ func TestGate_Waiting(t *testing.T) {
 	}
 	if n := w.GiveUp(); n != 1 || w.Enter(fs.Request(1, 10, 5)) != "refused" {
 		t.Errorf("%d waited when it was given up", n)
+	}
+}
+
+// What may be half written is before the pages that READs keep locked, or where
+// WRITEs have been, and no locked page is touched.
+func TestAnswerer_Exposed(t *testing.T) {
+	const mib, page, direct = 1 << 20, 4096, 0o40000
+	read := func(number uint64, node uint64, offset, length, flags uint32) []byte {
+		return fs.Request(15, number, node, 0, 0, offset, 0, length, 0, 0, 0, flags, 0)
+	}
+	write := func(number uint64, node uint64) []byte {
+		return fs.Request(16, number, node, 0, 0, 100, 0, 9*page, 0, 0, 0, 0, 0)
+	}
+	for _, c := range []struct {
+		what     string
+		requests [][]byte
+		want     [][3]int64
+	}{
+		{"nothing", nil, nil},
+		{"the first page", [][]byte{read(2, 5, 0, page, 0)}, nil},
+		{"one READ", [][]byte{read(2, 5, 40*page, page, 0)}, [][3]int64{{5, 0, 40 * page}}},
+		{"far into the file", [][]byte{read(2, 5, 9*mib, page, 0)}, [][3]int64{{5, 8 * mib, mib}}},
+		{"two, side by side", [][]byte{read(2, 5, 9*mib+page, page, 0), read(4, 5, 9*mib, page, 0)}, [][3]int64{{5, 8 * mib, mib}}},
+		{"two, apart", [][]byte{read(4, 5, 3*page, page, 0), read(2, 5, page, page, 0)}, [][3]int64{{5, 0, page}, {5, 2 * page, page}}},
+		{"the same pages twice", [][]byte{read(4, 5, page, page, 0), read(2, 5, page, page, 0)}, [][3]int64{{5, 0, page}}},
+		{"a WRITE has the file's lock", [][]byte{read(2, 5, 9*mib, page, 0), write(4, 5)}, [][3]int64{{5, page, 8 * page}}},
+		{"a READ of what a WRITE filled", [][]byte{read(2, 5, 3*page, 2*page, 0), write(4, 5)}, [][3]int64{{5, page, 2 * page}, {5, 5 * page, 4 * page}}},
+		{"a READ of all of it", [][]byte{read(2, 5, 0, mib, 0), write(4, 5)}, nil},
+		{"READs of both ends", [][]byte{read(2, 5, 0, 2*page, 0), read(6, 5, 8*page, mib, 0), write(4, 5)}, [][3]int64{{5, 2 * page, 6 * page}}},
+		{"of another file", [][]byte{read(2, 5, page, page, 0), write(4, 6)}, [][3]int64{{5, 0, page}, {6, page, 8 * page}}},
+		{"O_DIRECT locks none", [][]byte{read(2, 5, page, page, direct)}, nil},
+	} {
+		got := fs.Exposed(c.requests...)
+		slices.SortFunc(got, func(a, b [3]int64) int { return slices.Compare(a[:], b[:]) })
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
 	}
 }
 

@@ -22,6 +22,11 @@ const (
 	// blockedAfter is after how long an invalidation is taken to wait for a
 	// request that waits.
 	blockedAfter = 3 * time.Millisecond
+	// writersPause is longer than the kernel makes a write(2) pause that makes too
+	// many pages dirty (200 ms).
+	writersPause = 250 * time.Millisecond
+	// writersLook is the time between two looks at what writers have done.
+	writersLook = 10 * time.Millisecond
 )
 
 // letWait lets requests wait from now on that are not let through.
@@ -102,6 +107,28 @@ func (s *Server) hold(ctx context.Context, errno syscall.Errno) bool {
 		}
 	}
 	return false
+}
+
+// awaitWriters goes on emptying the kernel's caches until no write(2) is left that
+// began before requests waited: with writeback it asks nobody while it copies, and
+// makes pages dirty that were written back already. The next one asks for the
+// file's size first, and waits. A program that writes to a mapping is not quiet
+// before reads wait, too, so this has an end; what a write(2) makes dirty after it
+// is refused, and its fsync says so.
+func (s *Server) awaitWriters(ctx context.Context) error {
+	quietSince, end := time.Now(), time.Now().Add(appsPatience(ctx))
+	for time.Now().Before(end) && time.Since(quietSince) < writersPause {
+		before, _, _ := s.gate.counts()
+		if _, err := invalidateAll(context.Background(), s.fd, s.cfg.Nodes); err != nil {
+			return err
+		}
+		if after, _, _ := s.gate.counts(); after != before {
+			quietSince = time.Now()
+		} else {
+			time.Sleep(writersLook)
+		}
+	}
+	return nil
 }
 
 // drop takes pages from the kernel, and serves what keeps them locked.

@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +45,7 @@ func mapperMain() {
 var openedDir *os.File // by "opendir"
 
 // mapperDo does one of: "shared OFF", "private OFF" (read a byte), "dirty OFF
-// BYTE" (write one), "dirtyall BYTE" (one in each page), "pread OFF", "pwrite OFF BYTE",
+// BYTE" (write one), "dirtyall BYTE" (one in each page), "pread OFF", "pwrite OFF BYTE", "pwriteall BYTE" (the whole file), "resident" (pages in the kernel's cache),
 // "fstat", "fsync", "msync", "stat PATH", "readdir PATH", "create PATH", "chdir PATH",
 // "getwd", "opendir PATH" and "listdir" (of it), "reopen" (the file).
 func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
@@ -73,6 +75,10 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 		_, err = f.WriteAt([]byte{byte(arg(2))}, int64(arg(1)))
 	case "pwritepage":
 		_, err = f.WriteAt(make([]byte, 4096), int64(arg(1)))
+	case "pwriteall":
+		_, err = f.WriteAt(bytes.Repeat([]byte{byte(arg(1))}, len(maps["shared"])), 0)
+	case "resident":
+		return itoa(resident(maps["shared"]))
 	case "fstat":
 		_, err = f.Stat()
 	case "stat":
@@ -115,6 +121,20 @@ func mapperDo(f *os.File, maps map[string][]byte, w []string) (answer string) {
 		return err.Error()
 	}
 	return "ok"
+}
+
+// resident returns how many pages of a mapping could be read without asking
+// anybody.
+func resident(mapping []byte) (n int) {
+	pages := make([]byte, len(mapping)/4096)
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mapping[0])), uintptr(len(mapping)), uintptr(unsafe.Pointer(&pages[0])))
+	if errno != 0 {
+		panic(errno)
+	}
+	for _, p := range pages {
+		n += int(p & 1)
+	}
+	return n
 }
 
 // startMapper starts a process that maps a file.

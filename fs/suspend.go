@@ -45,8 +45,7 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno, wait bool) (D
 	var d Drained
 
 	// 1. Applications are refused; what they have in flight is answered.
-	// With writeback, a write under way may make a page dirty after it was swept.
-	if wait = wait && s.cfg.Resend && !s.cfg.Mount.Writeback; wait {
+	if wait = wait && s.cfg.Resend; wait {
 		s.gate.letWait()
 		s.gate.set(gateDraining, errno)
 	} else {
@@ -64,6 +63,9 @@ func (s *Server) Suspend(ctx context.Context, errno syscall.Errno, wait bool) (D
 	done := make(chan result, 1)
 	go func() {
 		n, err := invalidateAll(context.Background(), s.fd, s.cfg.Nodes)
+		if err == nil && wait && s.cfg.Mount.Writeback {
+			err = s.awaitWriters(ctx)
+		}
 		done <- result{n, err}
 	}()
 	var res result

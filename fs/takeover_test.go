@@ -237,3 +237,39 @@ func TestAnswerer_Hold(t *testing.T) {
 		t.Errorf("served after all: %q", got)
 	}
 }
+
+// A write(2) that has filled some pages and then stops at one that a waiting
+// READ keeps locked has sent no request. What it has filled is taken out of the
+// cache all the same, as often as that happens.
+func TestAnswerer_Hold_HalfWritten(t *testing.T) {
+	r := newRig(t, realVolume(t), fs.MountConfig{AllowOther: true})
+	const size, locked = 1 << 20, 40 << 12
+	must(t, os.WriteFile(r.path("f"), make([]byte, size), 0o600))
+	reader, observer := startMapper(t, r.path("f")), startMapper(t, r.path("f"))
+	first, second := startMapper(t, r.path("f")), startMapper(t, r.path("f"))
+	first.say(t, "pwriteall 1", "ok") // the next one asks for no privileges that it ends
+	r.suspend(5*time.Second, syscall.ENOKEY)
+	r.answerer.Hold()
+	observer.say(t, "resident", "0")
+	reader.send(t, "pread "+itoa(locked))
+	time.Sleep(50 * time.Millisecond)
+	for _, writer := range []*worker{first, second} { // the second waits for the first
+		writer.send(t, "pwriteall 7")
+		time.Sleep(300 * time.Millisecond)
+		got := ""
+		for end := time.Now().Add(20 * time.Second); got != "0" && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			got = observer.ask(t, "resident")
+		}
+		if got != "0" {
+			t.Errorf("%s pages of a write that waits are readable", got)
+		}
+	}
+	r.startWorker()
+	for name, w := range map[string]*worker{"reader": reader, "first": first, "second": second} {
+		if got := w.ask(t, ""); got != "ok" && (name != "reader" || got != "1" && got != "7") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	observer.say(t, "pread 0", "7")
+	observer.say(t, "pread "+itoa(size-1), "7")
+}

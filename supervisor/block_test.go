@@ -35,10 +35,14 @@ func newBlockRig(t *testing.T, options ...string) *rig {
 
 // TestBlock_ProgramsOnlyWait: whatever programs do when access is taken away and
 // given back, again and again, waits and goes on as if nothing had been; and what
-// waits keeps nothing readable in the kernel's cache. With writeback this is not
-// promised for what is under way at that moment.
+// waits keeps nothing readable in the kernel's cache.
 func TestBlock_ProgramsOnlyWait(t *testing.T) {
-	r := newBlockRig(t)
+	t.Run("write-through", func(t *testing.T) { programsOnlyWait(t, 15) })
+	t.Run("writeback", func(t *testing.T) { programsOnlyWait(t, 8, "writeback") })
+}
+
+func programsOnlyWait(t *testing.T, cycles int, options ...string) {
+	r := newBlockRig(t, options...)
 	const size = 8 << 20
 	content := make([]byte, size)
 	if err := os.WriteFile(r.path("hammered"), content, 0o600); err != nil {
@@ -79,7 +83,7 @@ func TestBlock_ProgramsOnlyWait(t *testing.T) {
 	}
 	held := 0
 	report := loadtest.Measure(t, r.mount, func() {
-		for n := range 15 {
+		for n := range cycles {
 			v, err := r.SuspendVolume(r.ctx, "acct", "vol")
 			if err != nil || v.State != api.VolumeSuspended {
 				t.Fatalf("%+v %v", v, err)

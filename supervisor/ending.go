@@ -52,8 +52,9 @@ func (m *mounted) watchEnd() {
 	m.endBy = time.Now().Add(time.Hour) // once
 }
 
-// watchDying reports whether the worker is dying, and answers in its place if
-// it cannot.
+// watchDying reports whether the worker is dying. If it cannot, because its disk
+// hangs or because it waits for itself, this process answers in its place, and
+// ends access if that is being taken away: nobody waits for a disk.
 func (m *mounted) watchDying() bool {
 	w := m.worker()
 	if w == nil || !dying(w.pid) {
@@ -62,9 +63,15 @@ func (m *mounted) watchDying() bool {
 	}
 	// One that has reported its suspending waits for nothing any more, and ends
 	// as soon as the machine lets it.
-	if m.dying++; m.dying >= dyingLooks && m.answerer == nil && w.suspended() == nil {
-		m.log.Warn("the worker cannot die; answering in its place", "pid", w.pid)
-		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
+	if m.dying++; m.dying != dyingLooks || w.suspended() != nil {
+		return true
+	}
+	m.log.Warn("the worker cannot die; answering in its place", "pid", w.pid)
+	switch {
+	case m.phase() == phaseSuspending:
+		m.endAccess()
+	case m.answerer == nil:
+		m.answerer = fs.StartAnswerer(m.device, unix.EIO, m.log)
 	}
 	return true
 }

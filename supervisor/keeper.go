@@ -145,9 +145,11 @@ const (
 	// orphanEnd is how long a worker without a supervisor may take: the drain, and
 	// the disk.
 	orphanEnd = 10 * time.Second
-	// keeperSweep bounds the sweep over the kernel's caches, and the wait for a
-	// worker that cannot die before it.
+	// keeperSweep bounds the sweep over the kernel's caches.
 	keeperSweep = 30 * time.Second
+	// stuckEnd is how long a worker that could not die may take once what it
+	// waited for is answered. If it is the disk that it waits for, it does not end.
+	stuckEnd = 100 * time.Millisecond
 )
 
 // end ends a mount whose supervisor is gone.
@@ -162,7 +164,7 @@ func (k *keptMount) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), keeperSweep)
 	defer cancel()
 	if stuck {
-		k.pollWorker(keeperSweep) // what it waited for is answered now
+		stuck = !k.pollWorker(stuckEnd)
 	}
 	swept := make(chan error, 1)
 	go func() {
@@ -177,6 +179,12 @@ func (k *keptMount) end() {
 	}
 	if err != nil {
 		k.log.Error("cannot drop the kernel's caches", "err", err)
+	}
+	if stuck && !k.pollWorker(0) {
+		// It has the descriptor, too, and would let nobody know that it is gone.
+		if err := k.device.Abort(); err != nil {
+			k.log.Error("end the mount", "err", err)
+		}
 	}
 	a.Stop() // what it has read and not answered ends with the descriptor
 }

@@ -50,6 +50,12 @@ func TestMain(m *testing.M) {
 		case "peek":
 			peek(os.Args[2])
 			os.Exit(0)
+		case "thaw":
+			thawLater(os.Args[2])
+			os.Exit(0)
+		case "unswap":
+			unswapLater(os.Args[2])
+			os.Exit(0)
 		case "serve":
 			os.Exit(serve(os.Args[2]))
 		case "read":
@@ -193,9 +199,21 @@ func (d *daemon) abort() {
 	for _, info := range infos {
 		b, _ := os.ReadFile(info)
 		if _, conn, ok := strings.Cut(string(b), "fuse_connection:"); ok {
-			_ = os.WriteFile("/sys/fs/fuse/connections/"+strings.TrimSpace(conn)+"/abort", []byte("1"), 0)
+			abortConnection(strings.TrimSpace(conn))
 		}
 	}
+	// Those of a daemon that is dead.
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line) // id parent major:minor root point …
+		if len(fields) > 4 && strings.Contains(line, " fuse.cmkfs ") && strings.HasPrefix(fields[4], filepath.Dir(d.dir)+"/") {
+			abortConnection(strings.TrimPrefix(fields[2], "0:"))
+		}
+	}
+}
+
+func abortConnection(number string) {
+	_ = os.WriteFile("/sys/fs/fuse/connections/"+number+"/abort", []byte("1"), 0)
 }
 
 // testLog shows a process's log if the test fails or is verbose.

@@ -346,6 +346,7 @@ func (m *mounted) refuse() {
 	if m.answerer == nil {
 		m.answerer = fs.StartAnswerer(m.device, m.errno, m.log)
 	}
+	m.answerer.SetErrno(m.errno)
 	if m.answerer.Holding() {
 		return // nothing is left since the requests wait, and a sweep would wait for them
 	}

@@ -69,14 +69,20 @@ func (m *mounted) finishSuspend(did *worker.Suspended) {
 		// The worker has seen to it that nothing is left while requests wait.
 		m.answerer = fs.StartHolding(m.device, m.errno, m.log)
 	} else {
-		m.refuse()
-		if m.blocks() {
-			m.answerer.Hold()
-		}
+		m.endAccess()
 	}
 	m.enter(phaseSuspended, m.reason())
 	m.event(account.Event{Kind: account.AuditVolOffline, Reason: m.reason(), Detail: suspendedDetail(did)})
 	m.settle(nil)
+}
+
+// endAccess has this process answer, and takes out of the kernel's caches what is
+// left there. Only then requests may wait.
+func (m *mounted) endAccess() {
+	m.refuse()
+	if m.blocks() {
+		m.answerer.Hold()
+	}
 }
 
 // suspendedDetail is what an event says about a worker's suspending sequence.

@@ -20,8 +20,8 @@ import (
 // would forbid the exec (the system call filter) is done in stage 2.
 
 // confineThread gives up everything stage 2 does not need. The caller has
-// locked the thread and is about to exec.
-func confineThread(dir string) error {
+// locked the thread and is about to exec. keep are capabilities that stage 2 has.
+func confineThread(dir string, keep capSet) error {
 	runtime.LockOSThread()
 	if err := hideMemory(); err != nil {
 		return err
@@ -30,7 +30,7 @@ func confineThread(dir string) error {
 	if err := unix.CloseRange(FDKey+1, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("inherited descriptors: %w", err)
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := dropCapabilities(keep); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -47,53 +47,6 @@ func hideMemory() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("dumpable: %w", err)
-	}
-	return nil
-}
-
-// secureBits are, of <linux/securebits.h>: NOROOT, NO_SETUID_FIXUP and
-// NO_CAP_AMBIENT_RAISE, each with its lock, and the lock of KEEP_CAPS.
-const secureBits = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<6 | 1<<7
-
-// dropCapabilities empties every capability set, the bounding set included,
-// and stops user id 0 from regaining them by exec. The volume's directory
-// belongs to our user id, and all ownership inside the volume is its metadata.
-func dropCapabilities() error {
-	for c := uintptr(0); c < 64; c++ {
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
-			break // beyond the kernel's last capability
-		}
-		if err != nil && !errors.Is(err, unix.EPERM) { // EPERM: not privileged in the first place
-			return fmt.Errorf("capability bounding set: %w", err)
-		}
-	}
-	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secureBits, 0, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("secure bits: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
-		return fmt.Errorf("capabilities: %w", err)
-	}
-	return nil
-}
-
-// checkConfined is stage 2's proof that stage 1 has run: the flag that says so
-// is only an argument.
-func checkConfined() error {
-	if v, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || v != 1 {
-		return errors.New("worker: no_new_privs is not set")
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var have [2]unix.CapUserData
-	if err := unix.Capget(&header, &have[0]); err != nil {
-		return fmt.Errorf("worker: capabilities: %w", err)
-	}
-	for _, d := range have {
-		if d.Effective|d.Permitted|d.Inheritable != 0 {
-			return errors.New("worker: capabilities are left")
-		}
 	}
 	return nil
 }

@@ -4,7 +4,8 @@
 // into its key socket. It is the only kind of process that ever has a volume's
 // key, its names and its contents, and it can reach nothing but the volume's
 // own directory: before it reads the first message it gives up every
-// capability, the network and the rest of the file system (confine.go).
+// capability (but to lock memory, where that takes one), the network and the rest
+// of the file system (confine.go).
 //
 // What a superblock says about the volume's key is replaced by a worker, too:
 // the one that serves the volume or, if none does, one that is started for this

@@ -56,13 +56,14 @@ func stage1(dir string) error {
 		return errors.New("this command is started by cmkfsd serve, not by hand")
 	}
 	args := append(slices.Clone(os.Args), argStage2)
-	if canLockMemory() {
+	lock, keep := canLockMemory()
+	if lock {
 		args = append(args, argLockMemory)
 	}
 	// For the threads that empty the kernel's caches at a suspension. Without the
 	// privilege they are as slow as everything else.
 	_ = unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: maxNice, Max: maxNice})
-	if err := confineThread(dir); err != nil {
+	if err := confineThread(dir, keep); err != nil {
 		return fmt.Errorf("cannot confine the process: %w", err)
 	}
 	if err := syscall.Exec("/proc/self/exe", args, os.Environ()); err != nil {
@@ -73,14 +74,22 @@ func stage1(dir string) error {
 
 // canLockMemory says whether locking memory is of use, which needs a swap
 // device, and without danger: with a limit on locked memory, allocations
-// beyond it would fail.
-func canLockMemory() bool {
+// beyond it would fail. Where the limit cannot be raised, the process keeps the
+// one capability that stands above it, if it has it.
+func canLockMemory() (lock bool, keep capSet) {
 	swaps, err := os.ReadFile("/proc/swaps")
 	if err != nil || strings.Count(string(swaps), "\n") < 2 {
-		return false
+		return false, 0
 	}
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) == nil
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited) == nil {
+		return true, 0
+	}
+	have, err := capabilities()
+	if err != nil || have&capIPCLock == 0 {
+		return false, 0
+	}
+	return true, capIPCLock
 }
 
 // stage2 is the confined process.
@@ -101,7 +110,11 @@ func stage2(lockMemory bool) int {
 }
 
 func enterStage2(lockMemory bool) error {
-	if err := checkConfined(); err != nil {
+	var kept capSet
+	if lockMemory {
+		kept = capIPCLock
+	}
+	if err := checkConfined(kept); err != nil {
 		return err
 	}
 	if err := hideMemory(); err != nil { // exec made it dumpable again
