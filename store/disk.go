@@ -1,6 +1,8 @@
 package store
 
 import (
+	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 )
@@ -141,6 +143,29 @@ func (d *disk) prune() {
 	}
 	maps.DeleteFunc(d.files, func(n int, _ *image) bool { return !linked[n] })
 }
+
+// Hash tells states apart: equal files under equal names have equal hashes
+// within one run of the program.
+func (c *Crash) Hash() uint64 {
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	for _, dir := range slices.Sorted(maps.Keys(c.d.dirs)) {
+		h.WriteString(dir + "/")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.d.names)) {
+		m := c.d.files[c.d.names[name]]
+		fmt.Fprintf(&h, "%s %d", name, m.size)
+		for i, s := range m.sectors {
+			if s != nil && *s != zeroSector {
+				fmt.Fprintf(&h, " %d", i)
+				h.Write(s[:])
+			}
+		}
+	}
+	return h.Sum64()
+}
+
+var hashSeed = maphash.MakeSeed()
 
 // replay follows a log: what is durable at one position of it, and the
 // changes before it that are not.

@@ -95,6 +95,11 @@ func (m *image) put(i int64, s *sector, liveSize int64) {
 	m.size = max(m.size, min(liveSize, (i+1)*SectorSize))
 }
 
+// has reports whether a sector already is what a write makes of it.
+func (m *image) has(i int64, c *change) bool {
+	return m.size >= min(c.liveSize, (i+1)*SectorSize) && *m.sector(i) == *c.sectors[i-c.first]
+}
+
 // resize sets the size; what a later growth shows again are zeros.
 func (m *image) resize(size int64) {
 	keep := (size + SectorSize - 1) / SectorSize

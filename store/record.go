@@ -94,12 +94,42 @@ func (r *Recorder) OpenFiles() int {
 // everything synced, and of the rest what keep accepts. It is asked about each
 // unsynced sector of a write and each other unsynced change, in order.
 func (r *Recorder) State(upto int, keep func(Event) bool) (*Recorder, error) {
+	return r.Crash(upto, keep).Recorder()
+}
+
+// Crash is a state of the disk that a crash of the host leaves.
+type Crash struct {
+	parent string
+	d      *disk
+}
+
+// Crash is State without the files on the host, to look whether it is a new one.
+func (r *Recorder) Crash(upto int, keep func(Event) bool) *Crash {
 	d, pending := r.at(upto)
 	for _, c := range pending {
 		d.apply(c, keep)
 	}
 	d.prune()
-	return newRecorder(r.parent, d, nil)
+	return &Crash{r.parent, d}
+}
+
+// Recorder makes the state a store. It can do so once.
+func (c *Crash) Recorder() (*Recorder, error) { return newRecorder(c.parent, c.d, nil) }
+
+// Unsynced returns those changes of which State would ask at a position that
+// make a difference: not the sectors that were written as they were.
+func (r *Recorder) Unsynced(upto int) []Event {
+	d, pending := r.at(upto)
+	var out []Event
+	for _, c := range pending {
+		d.apply(c, func(e Event) bool {
+			if c.Kind != EventWrite || !d.file(c.file).has(e.Off/SectorSize, c) {
+				out = append(out, e)
+			}
+			return true
+		})
+	}
+	return out
 }
 
 // Killed returns what the death of the process after the first upto events
