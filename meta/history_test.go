@@ -24,17 +24,9 @@ type history struct {
 	rec    *store.Recorder
 	begin  int // events of formatting
 	steps  []step
-	models []*model                      // after so many steps
-	dumps  []string                      // of models
-	wrap   func(store.Store) store.Store // what the volume runs on instead of a Recorder; nil = the Recorder
-}
-
-// over is the store of a volume on a Recorder.
-func (h *history) over(rec *store.Recorder) store.Store {
-	if h.wrap == nil {
-		return rec
-	}
-	return h.wrap(rec)
+	models []*model // after so many steps
+	dumps  []string // of models
+	bug    *mutant  // what is wrong with the engine on purpose; nil = nothing
 }
 
 // step is one operation, and two numbers of events: how many there were before
@@ -253,7 +245,7 @@ func (h *history) bounds(upto int) (lo, answered, hi int) {
 // history counting as in flight.
 func (h *history) reopen(rec *store.Recorder) (*meta.Volume, error) {
 	cfg := h.cfg
-	cfg.Store = h.over(rec)
+	cfg.Store = h.bug.over(rec)
 	cfg.InFlight = func() (all []uint64) {
 		for i := range h.steps {
 			all = append(all, caller(i).Unique)

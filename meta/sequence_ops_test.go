@@ -89,7 +89,7 @@ var seqOps = func() []op {
 		{kind: "chmod", ino: seqFoo, mode: 0o4711}, {kind: "chmod", ino: seqA, mode: 0o1777},
 		{kind: "chown", ino: seqBar, uid: 7, gid: 8}, {kind: "utimes", ino: seqFoo, off: 1_000_000},
 		{kind: "sync"},
-		{kind: "forget"}, {kind: "checkpoint"}, {kind: "reclaim"}, {kind: "close"}, {kind: "kill"},
+		{kind: "forget"}, {kind: "checkpoint"}, {kind: "reclaim"}, {kind: "close"}, {kind: "kill"}, {kind: "kills"},
 	}
 	for i := range all {
 		all[i].seed = uint64(100 + i)
@@ -108,7 +108,17 @@ func (o op) possible(m *model) bool {
 	return o.kind != "link" || m.nodes[o.ino].nlink > 0
 }
 
-// step does one operation of a sequence and tells what its end promises.
+// next is the volume in the next process.
+func (h *history) next(m *model) (*meta.Volume, error) {
+	v, err := meta.Open(context.Background(), h.cfg)
+	if err != nil {
+		return nil, err
+	}
+	h.bug.opened(v)
+	return v, reclaim(v, m)
+}
+
+// sequenceStep does one operation of a sequence and tells what its end promises.
 func (h *history) sequenceStep(v *meta.Volume, m *model, i int, o op) (*meta.Volume, *model, error) {
 	s := step{op: o, start: h.rec.Len()}
 	next := m
@@ -123,20 +133,19 @@ func (h *history) sequenceStep(v *meta.Volume, m *model, i int, o op) (*meta.Vol
 		err = v.Checkpoint()
 		s.durable = true
 	case "reclaim":
-		v.ReclaimSynced()
-	case "close", "kill":
-		if o.kind == "close" {
-			err = v.Close(context.Background())
-			s.durable = true
-		} else {
-			err = v.Abandon()
-		}
+		h.bug.reclaim(v)
+	case "close":
+		err = v.Close(context.Background())
+		s.durable, s.end = true, h.rec.Len()
 		if err == nil {
-			s.end = h.rec.Len()
-			v, err = meta.Open(context.Background(), h.cfg)
+			v, err = h.next(m)
 		}
-		if err == nil {
-			err = reclaim(v, m)
+	case "kill", "kills":
+		// Each process begins a journal file: with five, all have been begun.
+		for n := map[string]int{"kill": 1, "kills": 5}[o.kind]; n > 0 && err == nil; n-- {
+			if err = v.Abandon(); err == nil {
+				v, err = h.next(m)
+			}
 		}
 	default:
 		if !o.possible(m) {
