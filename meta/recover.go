@@ -228,6 +228,7 @@ func (v *Volume) replay() error {
 		if op.seq <= v.seq {
 			continue
 		}
+		v.segments.passed(op.alloc)
 		if op.seq > durable {
 			if err := v.verifyData(op); err != nil {
 				v.log.Warn("recovery ends before an operation whose data did not reach the disk", "op", op.seq, "err", err)
