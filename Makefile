@@ -16,7 +16,10 @@ MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./in
 
 SOAKTIME ?= 2m
 
-.PHONY: build test race lint fuzz soak bench bench-quick stopping demo ci deps clean
+CRASHSTATES ?= 2000000
+CUTS ?= 1000
+
+.PHONY: build test race lint fuzz crashes powercut soak bench bench-quick stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -33,6 +36,12 @@ lint:                   ## gofmt, vet, staticcheck, shell syntax
 
 fuzz:                   ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
+
+crashes:                ## CRASHSTATES crash states of each explorer (two hours)
+	CMKFS_CRASH_STATES=$(CRASHSTATES) go test ./meta -count=1 -timeout 0 -v -run 'CrashExplorer|AllSequences|ManyLives'
+
+powercut: deps          ## CUTS power cuts of a real ext4 under a volume (three minutes)
+	CMKFS_POWER_CUTS=$(CUTS) go test ./meta -count=1 -timeout 30m -v -run TestPowerCut
 
 soak: deps build        ## random deaths of processes under load, for SOAKTIME
 	go run ./scripts/soak -time $(SOAKTIME)

@@ -23,7 +23,10 @@ import (
 //     it, recovery skips journal operations up to S.
 //  6. Journal slots up to S may be overwritten.
 //
-// On error the volume goes on with everything still in overlay and journal.
+// On error the volume goes on with everything still in overlay and journal,
+// unless bbolt's meta page was written and its flush failed: then the index that
+// everybody sees is not the one that a crash of the host leaves, whatever the
+// error was. Opening the volume anew writes that page again (settleIndex).
 func (v *Volume) checkpoint() error {
 	v.checkpointMu.Lock()
 	defer v.checkpointMu.Unlock()
@@ -42,6 +45,11 @@ func (v *Volume) checkpoint() error {
 	}
 	v.reclaimSynced()
 	if err := v.index.commit(v.frozen, s); err != nil {
+		if v.indexAhead() {
+			v.flushFailed()
+			v.fail(err)
+			return fmt.Errorf("write the index: %w", err)
+		}
 		v.thaw()
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			return fmt.Errorf("%w for a checkpoint: %w", ErrNoSpace, err)
@@ -56,6 +64,13 @@ func (v *Volume) checkpoint() error {
 	v.committed = s
 	v.journal.release(s.seq)
 	return nil
+}
+
+// indexAhead reports, after a commit that failed, that the index is not as
+// before.
+func (v *Volume) indexAhead() bool {
+	s, err := v.index.summary()
+	return err != nil || s.seq != v.committed.seq
 }
 
 // freeze makes the overlay immutable and describes the state it leads to. It

@@ -14,6 +14,20 @@ func (v *Volume) Checkpoint() error { return v.checkpoint() }
 // ReclaimSynced punches what durable operations freed.
 func (v *Volume) ReclaimSynced() { v.reclaimSynced() }
 
+// ReclaimUnsynced punches what operations freed that are not durable: a bug.
+func (v *Volume) ReclaimUnsynced() {
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	_ = v.reclaim(v.lastSeq())
+}
+
+// SkipMarkers makes flushes leave no markers: a bug.
+func (v *Volume) SkipMarkers() {
+	v.syncMu.Lock()
+	defer v.syncMu.Unlock()
+	v.marked = math.MaxUint64
+}
+
 // FlushHeld makes everything so far durable after during, while nothing can be
 // committed.
 func (v *Volume) FlushHeld(during func()) error {

@@ -285,12 +285,19 @@ func TestCreate_FailsEveryCall(t *testing.T) {
 
 // TestCreate_CrashesEverywhere: the same for a crash of the host.
 func TestCreate_CrashesEverywhere(t *testing.T) {
+	if err := createCrashes(t, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func createCrashes(t *testing.T, bug *mutant) error {
+	t.Helper()
 	rec, err := store.NewRecorder(shm(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rec.Close()
-	h := &history{cfg: format(t, rec)}
+	h := &history{cfg: format(t, bug.over(rec))}
 	for upto := range rec.Len() + 1 {
 		for _, keep := range keeps {
 			crashed, err := rec.State(upto, keep.make(rand.New(rand.NewPCG(1, uint64(upto)))))
@@ -304,10 +311,11 @@ func TestCreate_CrashesEverywhere(t *testing.T) {
 			case upto < rec.Len() && errors.Is(err, meta.ErrNoVolume):
 				err = nil
 			}
-			if err != nil {
-				t.Errorf("event %d of %d, keeps %s: %v", upto, rec.Len(), keep.name, err)
-			}
 			crashed.Close()
+			if err != nil {
+				return fmt.Errorf("event %d of %d, keeps %s: %w", upto, rec.Len(), keep.name, err)
+			}
 		}
 	}
+	return nil
 }

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/bbolt"
-
 	"cmkfs/store"
 )
 
@@ -27,19 +25,53 @@ func (v *Volume) flushFailed() {
 	}
 }
 
-// repeatWrites writes again, to the same places, what an earlier process did
-// not get to the disk: everything in the journal files still needed, and the
-// blocks no marker covers. The bytes are those that are there, so that a crash
-// in between changes nothing.
-func (v *Volume) repeatWrites() error {
+// flushHasFailed reports whether an earlier process left that file.
+func (v *Volume) flushHasFailed() (bool, error) {
 	f, err := v.st.Open(flushFailedName)
 	if errors.Is(err, store.ErrNotExist) {
-		return nil
+		return false, nil
 	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}
+
+// settleIndex makes the index durable that recovery has read. Its writer may
+// have died between bbolt's last write, the meta page, and its flush: then the
+// summary is in the host's page cache only, and the journal files that it
+// covers are still what a crash of the host would leave. Nothing may be written
+// before this: neither over such a file, nor by bbolt, which would take pages
+// that the durable index uses for free ones. If the writer's flush failed, the
+// meta page is taken for written, and must be written again; all other pages
+// were flushed before it.
+func (v *Volume) settleIndex() error {
+	failed, err := v.flushHasFailed()
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	f, err := v.st.Open(indexName)
+	if err != nil {
+		return err
+	}
+	if failed {
+		err = writeAgain(f, 0, boltMetaPages*pageSize)
+	}
+	if err == nil {
+		if err = f.Sync(); err != nil {
+			v.flushFailed()
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// repeatWrites writes again, to the same places, what an earlier process did
+// not get to the disk: everything in the journal files still needed, and the
+// blocks no marker covers (the index is settled already). The bytes are those that are there, so that a crash
+// in between changes nothing.
+func (v *Volume) repeatWrites() error {
+	failed, err := v.flushHasFailed()
+	if err != nil || !failed {
 		return err
 	}
 	v.log.Warn("an earlier flush failed: unflushed data is written again", "ops", v.seq-v.committed.seq)
@@ -67,10 +99,6 @@ func (v *Volume) repeatWrites() error {
 		if err != nil {
 			return fmt.Errorf("write %s again: %w", segmentName(b.seg), err)
 		}
-	}
-	// bbolt's last meta page may be such a page, too: an empty commit writes the other.
-	if err := v.index.db.Update(func(*bbolt.Tx) error { return nil }); err != nil {
-		return fmt.Errorf("write the index again: %w", err)
 	}
 	if err := v.syncTo(v.seq); err != nil {
 		return err

@@ -26,6 +26,7 @@ type history struct {
 	steps  []step
 	models []*model // after so many steps
 	dumps  []string // of models
+	bug    *mutant  // what is wrong with the engine on purpose; nil = nothing
 }
 
 // step is one operation, and two numbers of events: how many there were before
@@ -244,7 +245,7 @@ func (h *history) bounds(upto int) (lo, answered, hi int) {
 // history counting as in flight.
 func (h *history) reopen(rec *store.Recorder) (*meta.Volume, error) {
 	cfg := h.cfg
-	cfg.Store = rec
+	cfg.Store = h.bug.over(rec)
 	cfg.InFlight = func() (all []uint64) {
 		for i := range h.steps {
 			all = append(all, caller(i).Unique)

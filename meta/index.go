@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"cmkfs/crypto"
+	"cmkfs/store"
 )
 
 // index is the state as of the last checkpoint, in bbolt: a bucket per table,
@@ -59,11 +59,11 @@ func guard(where string, err *error) {
 }
 
 // createIndex makes the database under a temporary name; the caller renames it.
-func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) error) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+func createIndex(st store.Store, keys *volumeKeys, first func(*bbolt.Tx, *index) error) error {
+	if err := st.Remove(indexTemp); err != nil && !errors.Is(err, store.ErrNotExist) {
 		return err
 	}
-	db, err := bbolt.Open(path, 0o600, indexOptions())
+	db, err := openBolt(st, indexTemp)
 	if err != nil {
 		return err
 	}
@@ -82,17 +82,30 @@ func createIndex(path string, keys *volumeKeys, first func(*bbolt.Tx, *index) er
 	return errors.Join(err, db.Close())
 }
 
+// openBolt opens a database of the store, makes it if there is none, and tells
+// a store that wants to follow its writes.
+func openBolt(st store.Store, name string) (*bbolt.DB, error) {
+	db, err := bbolt.Open(st.Path(name), 0o600, indexOptions())
+	if err != nil {
+		return nil, err
+	}
+	if w, ok := st.(store.Watcher); ok {
+		w.Watch(name, db)
+	}
+	return db, nil
+}
+
 func newIndex(db *bbolt.DB, keys *volumeKeys) *index {
 	return &index{db: db, readers: &readers{db: db}, cache: newCache(), box: keys.index, hasher: keys.hasher}
 }
 
-func openIndex(path string, keys *volumeKeys) (x *index, err error) {
+func openIndex(st store.Store, keys *volumeKeys) (x *index, err error) {
 	defer guard("open", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if err := checkIndexFile(path); err != nil {
+	if err := checkIndexFile(st.Path(indexName)); err != nil {
 		return nil, &CorruptError{Where: indexName, Err: err}
 	}
-	db, err := bbolt.Open(path, 0o600, indexOptions())
+	db, err := openBolt(st, indexName)
 	if err != nil {
 		return nil, &CorruptError{Where: indexName, Err: err}
 	}
@@ -242,7 +255,7 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 }
 
 // commit writes an overlay and the summary in one transaction. On error the
-// database is as before.
+// database is as before, or, if only the last flush failed, as after it.
 func (x *index) commit(o *overlay, s *summary) (err error) {
 	defer guard("checkpoint", &err)
 	x.readers.stop()

@@ -21,12 +21,12 @@ func checkIndexFile(path string) error {
 	if err != nil {
 		return err
 	}
-	var pages [2 * pageSize]byte
+	var pages [boltMetaPages * pageSize]byte
 	if _, err := io.ReadFull(f, pages[:]); err != nil {
 		return fmt.Errorf("it has only %d bytes", info.Size())
 	}
 	var used, newest uint64
-	for i := range 2 {
+	for i := range boltMetaPages {
 		m := pages[i*pageSize+boltMetaOffset:]
 		if binary.LittleEndian.Uint32(m) != boltMagic || binary.LittleEndian.Uint32(m[4:]) != boltVersion || binary.LittleEndian.Uint32(m[8:]) != pageSize {
 			continue
@@ -46,6 +46,7 @@ func checkIndexFile(path string) error {
 
 // Where bbolt keeps what checkIndexFile reads, in its format version 2.
 const (
+	boltMetaPages  = 2  // the first ones; commits write them in turn
 	boltMetaOffset = 16 // behind the page's header
 	boltMagic      = 0xED0CDAED
 	boltVersion    = 2

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,4 +178,45 @@ func TestVolume_SegmentOfUnsyncedForget(t *testing.T) {
 	defer v.Abandon()
 	b := must[meta.Attr](t)(v.Lookup(meta.RootIno, "b"))
 	must[int](t)(v.Read(b.Ino, make([]byte, 64<<10), 0))
+}
+
+// A segment that a dead process removed is still named by the journal, whose
+// operations free its blocks once more. Its number must not be given again:
+// what is written under it would be punched.
+func TestVolume_NumberOfRemovedSegment(t *testing.T) {
+	rec := must[*store.Recorder](t)(store.NewRecorder(shm(t)))
+	defer rec.Close()
+	cfg := format(t, rec)
+	v := openVolume(t, cfg)
+	a := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "file", unix.S_IFREG|0o600, 0))
+	must[int](t)(v.Write(meta.Caller{}, a.Ino, bytes.Repeat([]byte{7}, 64<<10), 0))
+	err := errors.Join(v.Unlink(meta.Caller{}, meta.RootIno, "file"), v.Forget(a.Ino), v.Sync(context.Background()), v.Abandon())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v = openVolume(t, cfg) // which writes nothing
+	err = v.Sync(context.Background())
+	v.ReclaimSynced()
+	if err = errors.Join(err, v.Abandon()); err != nil {
+		t.Fatal(err)
+	}
+	removed := slices.IndexFunc(rec.Events(), func(e store.Event) bool {
+		return e.Kind == store.EventRemove && strings.HasPrefix(e.Name, "segments/")
+	})
+	if removed < 0 {
+		t.Fatal("the dead segment is not removed")
+	}
+	killed := must[*store.Recorder](t)(rec.Killed(removed + 1))
+	defer killed.Close()
+	cfg.Store = killed
+	v = openVolume(t, cfg)
+	defer v.Abandon()
+	b := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "another", unix.S_IFREG|0o600, 0))
+	must[int](t)(v.Write(meta.Caller{}, b.Ino, bytes.Repeat([]byte{8}, 64<<10), 0))
+	must[int](t)(v.Read(b.Ino, make([]byte, 64<<10), 0))
+	for _, e := range killed.Events() {
+		if e.Kind == store.EventCreate && e.Name == rec.Events()[removed].Name {
+			t.Errorf("%s is made again", e.Name)
+		}
+	}
 }

@@ -64,7 +64,7 @@ func open(cfg Config) (*Volume, error) {
 		v.now = time.Now
 	}
 	v.admission.cond = sync.NewCond(&v.admission)
-	if v.index, err = openIndex(cfg.Store.Path(indexName), v.keys); err != nil {
+	if v.index, err = openIndex(cfg.Store, v.keys); err != nil {
 		return nil, err
 	}
 	if err := v.recover(); err != nil {
@@ -123,6 +123,9 @@ func (v *Volume) recover() error {
 // whose content may differ between two histories (a restored backup) would
 // repeat a nonce.
 func (v *Volume) begin() error {
+	if err := v.settleIndex(); err != nil {
+		return hostError(err)
+	}
 	if err := dropTemp(v.st); err != nil {
 		return hostError(err)
 	}
@@ -225,6 +228,7 @@ func (v *Volume) replay() error {
 		if op.seq <= v.seq {
 			continue
 		}
+		v.segments.passed(op.alloc)
 		if op.seq > durable {
 			if err := v.verifyData(op); err != nil {
 				v.log.Warn("recovery ends before an operation whose data did not reach the disk", "op", op.seq, "err", err)

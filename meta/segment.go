@@ -177,6 +177,17 @@ func (s *segments) busy(id uint64) bool {
 	return s.mu.cur != nil && s.mu.cur.id == id || s.mu.open[id] != nil && s.mu.open[id].writers > 0
 }
 
+// passed keeps the numbers of segments that the journal names from being given
+// again. They may be removed already; the journal's operations free their blocks
+// once more, and would free what is in a new segment of the number.
+func (s *segments) passed(blocks []block) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range blocks {
+		s.mu.nextID = max(s.mu.nextID, b.seg+1)
+	}
+}
+
 func (s *segments) nextID() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

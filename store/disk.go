@@ -1,6 +1,8 @@
 package store
 
 import (
+	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 )
@@ -22,10 +24,6 @@ const (
 	EventRename  Kind = "rename"
 	EventMkdir   Kind = "mkdir"
 	EventSyncDir Kind = "syncdir"
-	// EventIndex is a commit of a file that the volume's index writes through
-	// its local path, seen by the change of its first two pages. It is atomic
-	// and durable.
-	EventIndex Kind = "index"
 )
 
 // Event is one change of a Recorder's files, or, in the question whether it
@@ -46,7 +44,7 @@ type change struct {
 	first    int64     // number of the first of sectors
 	sectors  []*sector // of a write or punch, complete
 	liveSize int64     // of the file after it
-	raw      *sparse   // of an index commit
+	external bool      // the file lives on the host
 	lost     bool      // no sync makes it durable any more
 }
 
@@ -88,6 +86,9 @@ func (d *disk) file(n int) *image {
 
 // apply makes a change, of a write the sectors that keep accepts.
 func (d *disk) apply(c *change, keep func(Event) bool) {
+	if c.external {
+		d.file(c.file).external = true
+	}
 	if c.Kind == EventWrite {
 		for i, s := range c.sectors {
 			e := c.Event
@@ -127,9 +128,6 @@ func (d *disk) apply(c *change, keep func(Event) bool) {
 		d.names[c.Name] = c.file
 	case EventMkdir:
 		d.dirs[c.Name] = true
-	case EventIndex:
-		m := d.file(c.file)
-		m.external, m.raw = true, c.raw
 	}
 }
 
@@ -145,6 +143,29 @@ func (d *disk) prune() {
 	}
 	maps.DeleteFunc(d.files, func(n int, _ *image) bool { return !linked[n] })
 }
+
+// Hash tells states apart: equal files under equal names have equal hashes
+// within one run of the program.
+func (c *Crash) Hash() uint64 {
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	for _, dir := range slices.Sorted(maps.Keys(c.d.dirs)) {
+		h.WriteString(dir + "/")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.d.names)) {
+		m := c.d.files[c.d.names[name]]
+		fmt.Fprintf(&h, "%s %d", name, m.size)
+		for i, s := range m.sectors {
+			if s != nil && *s != zeroSector {
+				fmt.Fprintf(&h, " %d", i)
+				h.Write(s[:])
+			}
+		}
+	}
+	return h.Sum64()
+}
+
+var hashSeed = maphash.MakeSeed()
 
 // replay follows a log: what is durable at one position of it, and the
 // changes before it that are not.
@@ -181,9 +202,6 @@ func (r *replay) step(c *change) {
 			dir, _ := splitName(p.Name)
 			return dir == c.Name
 		}
-	case EventIndex:
-		r.durable.apply(c, all)
-		return
 	default:
 		r.pending = append(r.pending, c)
 		return

@@ -15,7 +15,8 @@ type Op struct {
 
 // Fault is how a call fails.
 type Fault struct {
-	// Err is the cause, such as syscall.EIO; the call's error wraps it.
+	// Err is the cause, such as syscall.EIO; the call's error wraps it. With nil
+	// the call does nothing and says that it has: a store that lies.
 	Err error
 	// Applied makes the call take effect all the same.
 	Applied bool
@@ -83,6 +84,9 @@ func (f *Faulty) do(call, name string, fn func() error) error {
 }
 
 func (x *Fault) err(call, name string) error {
+	if x.Err == nil {
+		return nil
+	}
 	return wrap(call, name, fmt.Errorf("injected fault: %w", x.Err))
 }
 
@@ -98,6 +102,9 @@ func (f *Faulty) file(call, name string, fn func() (File, error)) (File, error) 
 			g.Close()
 		}
 		return nil, err
+	}
+	if g == nil {
+		return nil, wrap(call, name, ErrNotExist) // no lie can be told here
 	}
 	return &faultyFile{f: f, name: name, g: g}, nil
 }
@@ -153,8 +160,17 @@ func (f *Faulty) Free() (n int64, err error) {
 	return n, err
 }
 
-// Path implements Store; what is done to the path's file is not counted.
+// Path implements Store; what is done to the path's file counts if the Store
+// below is a Recorder and is told of it (see Watch).
 func (f *Faulty) Path(name string) string { return f.s.Path(name) }
+
+// Watch implements Watcher.
+func (f *Faulty) Watch(name string, db any) {
+	if r, ok := f.s.(*Recorder); ok {
+		g := r.watched(name, db)
+		g.route(db, &faultyFile{f: f, name: name, g: g})
+	}
+}
 
 // Lock implements Store.
 func (f *Faulty) Lock() (io.Closer, error) { return f.s.Lock() }
@@ -187,6 +203,9 @@ func (h *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	}
 	if n, err := h.g.WriteAt(p[:n], off); err != nil {
 		return n, err
+	}
+	if fault.Err == nil {
+		return len(p), nil
 	}
 	if fault.Applied {
 		n = 0 // how much of it arrived is what the caller is not told

@@ -1,6 +1,10 @@
 package store
 
-import "slices"
+import (
+	"errors"
+	"os"
+	"slices"
+)
 
 // SectorSize is the unit, in bytes, in which a crash of the host keeps or
 // drops what was written and not synced.
@@ -18,10 +22,8 @@ type image struct {
 	sectors []*sector
 	shared  bool // another image has the same slice: copy it before changing it
 
-	// external marks a file that lives on the host (bbolt's); raw is its
-	// content at its last commit.
+	// external marks a file that lives on the host, too, for bbolt to map it.
 	external bool
-	raw      *sparse // nil = empty
 }
 
 // clone returns a copy that shares the sectors.
@@ -93,6 +95,11 @@ func (m *image) put(i int64, s *sector, liveSize int64) {
 	m.size = max(m.size, min(liveSize, (i+1)*SectorSize))
 }
 
+// has reports whether a sector already is what a write makes of it.
+func (m *image) has(i int64, c *change) bool {
+	return m.size >= min(c.liveSize, (i+1)*SectorSize) && *m.sector(i) == *c.sectors[i-c.first]
+}
+
 // resize sets the size; what a later growth shows again are zeros.
 func (m *image) resize(size int64) {
 	keep := (size + SectorSize - 1) / SectorSize
@@ -106,4 +113,25 @@ func (m *image) resize(size int64) {
 		m.sectors[edge/SectorSize] = &s
 	}
 	m.size = size
+}
+
+// write makes a file on the host with this content.
+func (m *image) write(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(m.size)
+	var run []byte
+	for i := 0; i <= len(m.sectors) && err == nil; i++ {
+		if i < len(m.sectors) && m.sectors[i] != nil {
+			run = append(run, m.sectors[i][:]...)
+			continue
+		}
+		if len(run) > 0 {
+			_, err = f.WriteAt(run[:min(int64(len(run)), m.size-int64(i*SectorSize-len(run)))], int64(i*SectorSize-len(run)))
+			run = run[:0]
+		}
+	}
+	return errors.Join(err, f.Close())
 }

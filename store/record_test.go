@@ -3,7 +3,6 @@ package store_test
 import (
 	"bytes"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 
@@ -229,59 +228,6 @@ func TestRecorder_FullStateIsLiveState(t *testing.T) {
 	for _, p := range points {
 		wantFile(t, state(t, r, p.at, all), "f", p.want)
 		wantFile(t, killed(t, r, p.at), "f", p.want)
-	}
-}
-
-func TestRecorder_IndexCommits(t *testing.T) {
-	r := newRecorder(t)
-	page := func(b byte) []byte { return fill(b, 3*4096) }
-	must(t, os.WriteFile(r.Path("index.new"), page(1), 0o600))
-	before := r.Len()
-	must(t, r.Rename("index.new", "index.db"))
-	must(t, r.SyncDir(""))
-	// A change beyond the first two pages is not a commit, one in them is.
-	f, err := os.OpenFile(r.Path("index.db"), os.O_RDWR, 0)
-	must(t, err)
-	defer f.Close()
-	_, err = f.WriteAt(fill(2, 4096), 8192)
-	must(t, err)
-	uncommitted := r.Len()
-	_, err = f.WriteAt(fill(2, 8), 4096)
-	must(t, err)
-	committed := r.Len()
-
-	var kinds []store.Kind
-	for _, e := range r.Events() {
-		kinds = append(kinds, e.Kind)
-	}
-	if want := []store.Kind{store.EventCreate, store.EventIndex, store.EventRename, store.EventSyncDir, store.EventIndex}; !slices.Equal(kinds, want) {
-		t.Fatalf("events %v, want %v", kinds, want)
-	}
-	wantList(t, state(t, r, before, none), "")
-	wantList(t, state(t, r, before, all), "", "index.new")
-	wantList(t, state(t, r, uncommitted, none), "", "index.db")
-	read := func(s *store.Recorder) []byte {
-		b, err := os.ReadFile(s.Path("index.db"))
-		must(t, err)
-		return b
-	}
-	if !bytes.Equal(read(state(t, r, uncommitted, none)), page(1)) {
-		t.Error("an uncommitted change is in the state")
-	}
-	want := page(1)
-	copy(want[8192:], fill(2, 4096))
-	copy(want[4096:], fill(2, 8))
-	s := state(t, r, committed, none)
-	if !bytes.Equal(read(s), want) {
-		t.Error("a commit is not in the state")
-	}
-	if s.Len() != 0 {
-		t.Errorf("a new state begins with events: %v", s.Events())
-	}
-	must(t, s.Remove("index.db"))
-	wantList(t, s, "")
-	if len(read(r)) == 0 {
-		t.Error("removing the copy removed the original")
 	}
 }
 

@@ -49,9 +49,9 @@ func (r *Recorder) Remove(name string) error {
 		return wrap("remove", name, err)
 	}
 	if r.mu.live.files[n].external {
-		err := os.Remove(r.Path(name))
-		r.scanLocked()
-		return wrap("remove", name, err)
+		if err := os.Remove(r.Path(name)); err != nil {
+			return wrap("remove", name, err)
+		}
 	}
 	r.recordLocked(&change{Event: Event{Kind: EventRemove, Name: name}, file: n})
 	return nil
@@ -68,12 +68,13 @@ func (r *Recorder) Rename(oldName, newName string) error {
 	if err != nil {
 		return wrap("rename", oldName, err)
 	}
-	if r.mu.live.files[n].external {
-		err := os.Rename(r.Path(oldName), r.Path(newName))
-		r.scanLocked()
-		return wrap("rename", oldName, err)
+	external := r.mu.live.files[n].external
+	if external {
+		if err := os.Rename(r.Path(oldName), r.Path(newName)); err != nil {
+			return wrap("rename", oldName, err)
+		}
 	}
-	r.recordLocked(&change{Event: Event{Kind: EventRename, Name: newName}, file: n, oldName: oldName})
+	r.recordLocked(&change{Event: Event{Kind: EventRename, Name: newName}, file: n, oldName: oldName, external: external})
 	return nil
 }
 
@@ -84,7 +85,6 @@ func (r *Recorder) Mkdir(dir string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.scanLocked()
 	if !r.mu.live.dirs[dir] {
 		r.recordLocked(&change{Event: Event{Kind: EventMkdir, Name: dir}})
 	}
@@ -95,7 +95,7 @@ func (r *Recorder) Mkdir(dir string) error {
 func (r *Recorder) List(dir string) ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.scanLocked()
+	r.adoptLocked()
 	if !r.mu.live.dirs[dir] {
 		return nil, wrap("list", dir, ErrNotExist)
 	}
@@ -113,7 +113,6 @@ func (r *Recorder) List(dir string) ([]string, error) {
 func (r *Recorder) SyncDir(dir string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.scanLocked()
 	if !r.mu.live.dirs[dir] {
 		return wrap("sync folder", dir, ErrNotExist)
 	}
@@ -154,6 +153,10 @@ func (r *Recorder) lookupLocked(name string) (int, error) {
 	}
 	n, ok := r.mu.live.names[name]
 	if !ok {
+		r.adoptLocked()
+		n, ok = r.mu.live.names[name]
+	}
+	if !ok {
 		return 0, ErrNotExist
 	}
 	return n, nil
@@ -161,7 +164,6 @@ func (r *Recorder) lookupLocked(name string) (int, error) {
 
 // folderLocked checks a name and that its folder exists.
 func (r *Recorder) folderLocked(name string) error {
-	r.scanLocked()
 	if err := checkName(name); err != nil {
 		return err
 	}
@@ -172,15 +174,16 @@ func (r *Recorder) folderLocked(name string) error {
 }
 
 func (r *Recorder) handleLocked(name string, n int) (File, error) {
+	f := &recordFile{r: r, name: name, file: n}
 	if r.mu.live.files[n].external {
-		f, err := openAt(unix.AT_FDCWD, r.Path(name), unix.O_RDWR)
+		host, err := openAt(unix.AT_FDCWD, r.Path(name), unix.O_RDWR)
 		if err != nil {
 			return nil, wrap("open", name, err)
 		}
-		return &osFile{name: name, f: f}, nil
+		f.host = host
 	}
 	r.mu.open++
-	return &recordFile{r: r, name: name, file: n}, nil
+	return f, nil
 }
 
 // recordFile is an open file of a Recorder; r.mu guards closed.
@@ -188,6 +191,7 @@ type recordFile struct {
 	r      *Recorder
 	name   string
 	file   int
+	host   *os.File // the same file on the host; nil = it is in memory only
 	closed bool
 }
 
@@ -225,9 +229,15 @@ func (f *recordFile) WriteAt(p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if f.host != nil {
+		if n, err := f.host.WriteAt(p, off); err != nil {
+			return n, wrap("write", f.name, err)
+		}
+	}
 	f.r.recordLocked(&change{
 		Event:    Event{Kind: EventWrite, Name: f.name, Off: off, Len: int64(len(p))},
 		file:     f.file,
+		external: f.host != nil,
 		first:    off / SectorSize,
 		sectors:  m.overlay(p, off),
 		liveSize: max(m.size, off+int64(len(p))),
@@ -242,6 +252,9 @@ func (f *recordFile) Close() error {
 	defer f.r.mu.Unlock()
 	f.closed = true
 	f.r.mu.open--
+	if f.host != nil {
+		return wrap("close", f.name, f.host.Close())
+	}
 	return nil
 }
 
@@ -273,9 +286,15 @@ func (f *recordFile) PunchHole(off, length int64) error {
 	if off >= end {
 		return nil
 	}
+	if f.host != nil {
+		if err := writeZeros(f.host, off, end-off); err != nil {
+			return wrap("punch hole", f.name, err)
+		}
+	}
 	f.r.recordLocked(&change{
 		Event:    Event{Kind: EventPunch, Name: f.name, Off: off, Len: end - off},
 		file:     f.file,
+		external: f.host != nil,
 		first:    off / SectorSize,
 		sectors:  m.overlayZeros(off, end),
 		liveSize: m.size,
@@ -288,7 +307,12 @@ func (f *recordFile) Truncate(size int64) error {
 		return err
 	}
 	defer f.r.mu.Unlock()
-	f.r.recordLocked(&change{Event: Event{Kind: EventTruncate, Name: f.name, Off: size}, file: f.file, liveSize: size})
+	if f.host != nil {
+		if err := f.host.Truncate(size); err != nil {
+			return wrap("truncate", f.name, err)
+		}
+	}
+	f.r.recordLocked(&change{Event: Event{Kind: EventTruncate, Name: f.name, Off: size}, file: f.file, liveSize: size, external: f.host != nil})
 	return nil
 }
 

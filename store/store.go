@@ -71,3 +71,10 @@ type File interface {
 	// Size returns the file's size in bytes.
 	Size() (int64, error)
 }
+
+// Watcher is a Store that wants to know what bbolt writes to the file behind a
+// Path, which passes the Store by: the crash tests' ones do.
+type Watcher interface {
+	// Watch is told of a *bbolt.DB that has just opened the file of that name.
+	Watch(name string, db any)
+}
