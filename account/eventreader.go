@@ -38,6 +38,7 @@ type EventReader struct {
 	lines          int      // read so far
 	prev           string   // hash of the last one
 	seq            uint64   // of the last one
+	most           uint64   // the highest number so far
 	broken         *ChainError
 }
 
@@ -107,7 +108,11 @@ func (r *EventReader) head() (logHead, error) {
 func (r *EventReader) take(line []byte, head logHead, fn func(Event) error) error {
 	r.lines++
 	var e Event
-	if err := json.Unmarshal(line, &e); err != nil {
+	err := json.Unmarshal(line, &e)
+	if err == nil && !follows(e.Seq, r.most) {
+		err = fmt.Errorf("it has the number %d after %d", e.Seq, r.most)
+	}
+	if err != nil {
 		r.breakAt(r.lines, err)
 		r.prev = hashLine(line)
 		return nil
@@ -120,7 +125,7 @@ func (r *EventReader) take(line []byte, head logHead, fn func(Event) error) erro
 	case e.Seq != r.seq+1:
 		r.breakAt(r.lines, fmt.Errorf("events %d to %d are missing before it", r.seq+1, e.Seq-1))
 	}
-	r.prev, r.seq = hashLine(line), e.Seq
+	r.prev, r.seq, r.most = hashLine(line), e.Seq, max(r.most, e.Seq)
 	if e.Seq == head.seq && r.prev != head.hash {
 		r.breakAt(r.lines, errors.New("it is not what was written"))
 	}

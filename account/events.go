@@ -130,6 +130,7 @@ func lockLog(f *os.File, wait time.Duration) error {
 // missing at its end leave a gap in its numbers.
 func (l *EventLog) recover() error {
 	r := bufio.NewReader(l.mu.f)
+	most := uint64(0) // the highest number that a reader takes
 	for {
 		line, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
@@ -143,8 +144,9 @@ func (l *EventLog) recover() error {
 		l.mu.seq++
 		l.mu.prev = hashLine(line)
 		var e Event
-		if json.Unmarshal(line, &e) == nil {
-			l.mu.seq = max(l.mu.seq, e.Seq)
+		if json.Unmarshal(line, &e) == nil && follows(e.Seq, most) {
+			most = max(most, e.Seq)
+			l.mu.seq = max(l.mu.seq, most)
 			l.mu.said.take(e)
 		}
 	}
@@ -152,11 +154,19 @@ func (l *EventLog) recover() error {
 		return err
 	}
 	head, err := readHead(l.mu.head)
-	if err == nil && head.seq > l.mu.seq {
+	if err == nil && head.seq > l.mu.seq && head.seq-most <= maxGap/2 {
 		l.mu.seq, l.mu.lost = head.seq, head.seq
 	}
 	return err
 }
+
+// maxGap is how many lines may be missing between two: a number further on is
+// no line's. If the log went on from it, its numbers could end.
+const maxGap = 1 << 32
+
+// follows reports whether a line can have a number, most being the highest one
+// before it.
+func follows(seq, most uint64) bool { return seq <= most || seq-most <= maxGap }
 
 // Append adds events durably; it fills in Seq, Account, Prev and, if they are
 // zero, Time and Severity. Either all of them are in the log or none.

@@ -127,3 +127,19 @@ func Exposed(requests ...[]byte) (parts [][3]int64) {
 	}
 	return parts
 }
+
+// Examined is what the reading loop learns of a message.
+type Examined struct{ Valid, WantsReply, MayWait, Pages, Filled bool }
+
+// Examine asks everything of a message that does not depend on a gate.
+func Examine(m []byte) (e Examined) {
+	b := message(m)
+	if e.Valid = b.valid(); !e.Valid {
+		return e
+	}
+	_, e.Pages = b.pages()
+	_, e.Filled = b.filled()
+	e.WantsReply, e.MayWait = b.wantsReply(), b.mayWait()
+	b.reserved()
+	return e
+}

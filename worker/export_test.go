@@ -8,3 +8,9 @@ var (
 
 // ArgStage2 marks the second stage.
 const ArgStage2 = argStage2
+
+// SendRaw sends a packet as it is.
+func SendRaw(c *Conn, packet []byte) error {
+	_, _, err := c.socket.WriteMsgUnix(packet, nil, nil)
+	return err
+}

@@ -21,6 +21,9 @@ func loadConfig(r io.Reader) (kong.Resolver, error) {
 	if err := d.Decode(&c); err != nil {
 		return nil, fmt.Errorf("the configuration file is not a JSON object: %w", err)
 	}
+	if c == nil {
+		return nil, errors.New("the configuration file is not a JSON object: it is null")
+	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("the configuration file has something behind its JSON object")
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -177,7 +178,7 @@ func (f failure) response(response *azcore.ResponseError) {
 	if raw, err := runtime.Payload(response.RawResponse); err == nil {
 		_ = json.Unmarshal(raw, &body) // something that is no vault has no envelope
 	}
-	code, inner := body.Error.Code, body.Error.Inner.Code
+	code, inner := firstLine(body.Error.Code), firstLine(body.Error.Inner.Code)
 	header := response.RawResponse.Header
 	f.Err = fmt.Errorf("HTTP %d %s, request %s: %s", response.StatusCode, join(code, inner), header.Get("x-ms-request-id"), firstLine(body.Error.Message))
 	f.Reason = firstOf(inner, code, "HTTP"+strconv.Itoa(response.StatusCode))
@@ -287,14 +288,17 @@ func (f failure) otherPair() string {
 // retryAfter reads the header as seconds or as a date; 0 = not said.
 func retryAfter(h http.Header) time.Duration {
 	s := h.Get("Retry-After")
-	if n, err := strconv.Atoi(s); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
+	if n, err := strconv.ParseUint(s, 10, 64); err == nil {
+		return time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
+		return min(max(0, time.Until(t)), maxRetryAfter)
 	}
 	return 0
 }
+
+// maxRetryAfter bounds what a vault can ask for.
+const maxRetryAfter = 24 * time.Hour
 
 func join(code, inner string) string {
 	if inner == "" {
@@ -312,11 +316,18 @@ func firstOf(s ...string) string {
 	return ""
 }
 
+// firstLine is the beginning of a text that somebody else wrote, without what
+// would control a terminal or begin a line of its own.
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(s, "\n")
-	s = strings.TrimSpace(s)
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s))
 	if len(s) > 300 {
-		s = s[:300] + "…"
+		s = strings.ToValidUTF8(s[:300], "") + "…"
 	}
 	return s
 }

@@ -71,3 +71,14 @@ func FuzzParseURI(f *testing.F) {
 		}
 	})
 }
+
+// A damaged file of refused PINs is an error, so that no PIN is tried, or a
+// list; never more than there can be.
+func FuzzRefusedPINs(f *testing.F) {
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n, err := pkcs11.RefusedPINs(dir, b); err == nil && n > len(b) {
+			t.Errorf("%d PINs in %d bytes", n, len(b))
+		}
+	})
+}

@@ -232,3 +232,22 @@ func TestDocumentLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestFuzzCorpora keeps every fuzz target with committed seeds: without them a
+// run of the tests passes on nothing.
+func TestFuzzCorpora(t *testing.T) {
+	target := regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`)
+	targets := 0
+	for name, content := range files(t, `_test\.go$`) {
+		for _, m := range target.FindAllSubmatch(content, -1) {
+			targets++
+			seeds, err := os.ReadDir(filepath.Join("..", "..", path.Dir(name), "testdata", "fuzz", string(m[1])))
+			if err != nil || len(seeds) < 3 {
+				t.Errorf("%s: %s has %d seeds: %v", name, m[1], len(seeds), err)
+			}
+		}
+	}
+	if targets < 20 {
+		t.Errorf("%d fuzz targets", targets)
+	}
+}
