@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
+	"cmkfs/supervisor/api"
 )
 
 // TestRoutes_Cycles suspends and restores while readers hammer every route and
@@ -93,6 +94,52 @@ func cycle(t *testing.T, cycles int, options ...string) {
 	checkRoutes(t, "at the end", routes, true)
 	for _, m := range models {
 		m.verify()
+	}
+}
+
+// TestSuspend_ReadaheadInFlight: what the kernel is reading ahead when access is
+// taken away does not arrive in its cache.
+func TestSuspend_ReadaheadInFlight(t *testing.T) {
+	for _, options := range [][]string{nil, {"writeback"}} {
+		t.Run(strings.Join(append([]string{"options"}, options...), "-"), func(t *testing.T) {
+			r := newRig(t, options...)
+			const size = 32 << 20
+			if err := os.WriteFile(r.path("file"), make([]byte, size), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(r.path("file"), os.O_RDWR, 0) // mincore tells only who may write
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			mapping, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Munmap(mapping)
+			partly := 0
+			for n := range 10 {
+				if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED); err != nil {
+					t.Fatal(err)
+				}
+				if pages := readable(t, mapping); pages > 0 && pages < size/4096 {
+					partly++
+				}
+				if v, err := r.SuspendVolume(r.ctx, "acct", "vol"); err != nil || v.State != api.VolumeSuspended {
+					t.Fatalf("%+v %v", v, err)
+				}
+				if pages := readable(t, mapping); pages > 0 {
+					t.Errorf("cycle %d: %d pages are readable", n, pages)
+				}
+				if _, err := r.RestoreVolume(r.ctx, "acct", "vol"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Logf("in %d of 10 cycles a part had arrived before", partly)
+		})
 	}
 }
 
