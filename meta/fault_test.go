@@ -119,7 +119,7 @@ func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
 // hostCrash checks that what was synced survives a crash of the host now.
 func (r *faultRun) hostCrash() error {
 	h := &history{cfg: r.cfg, dumps: r.dumps}
-	rec, err := r.rec.State(r.rec.Len(), func(store.Event) bool { return false })
+	rec, err := r.rec.State(r.rec.Len(), nothing)
 	if err != nil {
 		return err
 	}

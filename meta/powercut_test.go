@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/crypto"
+	"cmkfs/internal/powercut"
 	"cmkfs/meta"
 	"cmkfs/store"
 )
@@ -36,7 +37,7 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := newPowerDisk(t)
+	d := powerDisk(t)
 	seed := uint64(time.Now().UnixNano())
 	flushed, lost := 0, 0
 	for n := range cuts {
@@ -54,85 +55,18 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("%d cuts: %d flushed operations, all there; %d that were not flushed are lost", cuts, flushed, lost)
 }
 
-// powerDisk is an ext4 in a file, to be cut off.
-type powerDisk struct {
-	image, dir string
-	mounted    bool
-}
-
-func newPowerDisk(t *testing.T) *powerDisk {
+func powerDisk(t *testing.T) *powercut.Disk {
 	t.Helper()
-	base := shm(t)
-	d := &powerDisk{image: filepath.Join(base, "image"), dir: filepath.Join(base, "mnt")}
-	err := errors.Join(os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, 128<<20), os.Mkdir(d.dir, 0o700))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, err := powercut.New(shm(t), 128<<20)
 	t.Cleanup(func() {
-		if err := d.unmount(); err != nil {
+		if err := d.Unmount(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(command("mkfs.ext4", "-q", "-F", d.image), d.mount()); err != nil {
-		t.Fatalf("%v (the tests run as root, with loop devices)", err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return d
-}
-
-// command runs a program that must not hang.
-func command(name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 5 * time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
-	}
-	return nil
-}
-
-// mount mounts the disk. It commits nothing by itself within a cut's time.
-func (d *powerDisk) mount() error {
-	err := command("mount", "-o", "loop,noatime,commit=300", d.image, d.dir)
-	d.mounted = err == nil
-	return err
-}
-
-// unmount gives up after a while and leaves the mount to the kernel, which ends
-// it when nobody uses it any more.
-func (d *powerDisk) unmount() error {
-	if !d.mounted {
-		return nil
-	}
-	d.mounted = false
-	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err = unix.Unmount(d.dir, 0); !errors.Is(err, unix.EBUSY) {
-			break
-		}
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("unmount %s: %w", d.dir, err), unix.Unmount(d.dir, unix.MNT_DETACH))
-	}
-	return nil
-}
-
-// cut makes the file system refuse everything from now on; what its journal has
-// not committed is lost.
-func (d *powerDisk) cut() error {
-	const (
-		fsIocShutdown = 0x8004587d
-		noLogFlush    = 2
-	)
-	f, err := os.Open(d.dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), fsIocShutdown, noLogFlush); err != nil {
-		return fmt.Errorf("shut down the ext4: %w", err)
-	}
-	return nil
 }
 
 // ledger is what a worker said.
@@ -148,19 +82,19 @@ func powerConfig(dir string) (meta.Config, *store.Dir, error) {
 }
 
 // cutOnce makes a volume, has a worker work on it, cuts, and looks.
-func cutOnce(d *powerDisk, seed uint64) (*ledger, error) {
+func cutOnce(d *powercut.Disk, seed uint64) (*ledger, error) {
 	rnd := rand.New(rand.NewPCG(seed, 9))
-	dir := filepath.Join(d.dir, "volume")
+	dir := filepath.Join(d.Dir(), "volume")
 	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
 	}
 	unix.Sync()
 	l := &ledger{}
 	err := l.watch(d, dir, seed, 20+rnd.IntN(500), time.Duration(rnd.IntN(4000))*time.Microsecond)
-	if err := errors.Join(err, d.unmount()); err != nil {
+	if err := errors.Join(err, d.Unmount()); err != nil {
 		return nil, err
 	}
-	if err := d.mount(); err != nil {
+	if err := d.Mount(); err != nil {
 		return nil, err
 	}
 	return l, l.look(dir, seed)
@@ -168,7 +102,7 @@ func cutOnce(d *powerDisk, seed uint64) (*ledger, error) {
 
 // watch runs a worker, cuts a moment after it has answered so many operations,
 // kills it, and keeps what it has said.
-func (l *ledger) watch(d *powerDisk, dir string, seed uint64, ops int, moment time.Duration) error {
+func (l *ledger) watch(d *powercut.Disk, dir string, seed uint64, ops int, moment time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
@@ -187,7 +121,7 @@ func (l *ledger) watch(d *powerDisk, dir string, seed uint64, ops int, moment ti
 			return false
 		}
 		time.Sleep(moment)
-		cut = d.cut()
+		cut = d.Cut()
 		// It has a moment to see what the cut does to it, and dies.
 		time.AfterFunc(100*time.Millisecond, func() { _ = cmd.Process.Kill() })
 		return true

@@ -47,7 +47,7 @@ func settled(cfg meta.Config, rec *store.Recorder, want string) error {
 			return fmt.Errorf("open %d: %w", i, err)
 		}
 	}
-	crashed, err := rec.State(rec.Len(), func(store.Event) bool { return false })
+	crashed, err := rec.State(rec.Len(), nothing)
 	if err != nil {
 		return err
 	}

@@ -96,10 +96,11 @@ type daemon struct {
 	*api.Client
 }
 
-// rescueAfter is longer than any test takes; TestRoutes_Cycles can be made longer.
+// rescueAfter is longer than any test takes; TestRoutes_Cycles and TestKills can
+// be made longer.
 func rescueAfter() time.Duration {
 	cycles, _ := strconv.Atoi(os.Getenv("CMKFS_CYCLES"))
-	return 4*time.Minute + time.Duration(cycles)*2*time.Second
+	return 4*time.Minute + time.Duration(cycles)*2*time.Second + time.Duration(killCount())*3*time.Second
 }
 
 // startDaemon runs a daemon on a state directory; it ends with the test.
