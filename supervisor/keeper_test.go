@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +25,21 @@ func (r *rig) keeper() int {
 		return len(pids) == 1
 	})
 	return pids[0]
+}
+
+// holdsDevice reports whether a process has /dev/fuse open.
+func holdsDevice(pid int) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && target == "/dev/fuse" {
+			return true
+		}
+	}
+	return false
 }
 
 // TestKeeper_EveryOrder kills supervisor and worker in every order while programs
@@ -53,7 +69,10 @@ func TestKeeper_EveryOrder(t *testing.T) {
 		"keeper, then both": func(r *rig, s, w int) {
 			old := r.keeper()
 			sig(old, unix.SIGKILL)
-			eventually(r.t, "another keeper", func() bool { return r.keeper() != old })
+			eventually(r.t, "another keeper that holds the mount", func() bool {
+				k := r.keeper()
+				return k != old && holdsDevice(k)
+			})
 			sig(s, unix.SIGKILL)
 			sig(w, unix.SIGKILL)
 		},
