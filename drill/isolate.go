@@ -1,0 +1,109 @@
+package drill
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Isolate runs this program again with the same arguments in process and mount
+// namespaces of its own, and returns its exit code. Whatever it mounts, nobody
+// else sees, and when it ends, in whatever way, everything that it has started
+// ends with it. The program calls Enter there before anything else.
+func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit int, err error) {
+	// It ends when we do: its end of the pipe says so.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
+	cmd := exec.Command("/proc/self/exe", args[1:]...)
+	cmd.Args[0] = args[0]
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, stdout, stderr
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.ExtraFiles = []*os.File{r} // lifeFD
+	// The mount namespace becomes private, so that nothing spreads from it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
+	err = cmd.Start()
+	r.Close()
+	if err != nil {
+		return 0, fmt.Errorf("a drill needs namespaces of its own: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	err = cmd.Wait()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) && failed.ExitCode() >= 0 {
+		return failed.ExitCode(), nil
+	}
+	return 0, err
+}
+
+const (
+	insideEnv = "CMKFS_DRILL_INSIDE" // set in the namespaces
+	lifeFD    = 3                    // at whose end the one who waits for us is gone
+)
+
+// Inside says whether this process is the one that Isolate has started.
+func Inside() bool { return os.Getenv(insideEnv) != "" }
+
+// Enter makes the namespaces usable. It returns when the process may go on.
+func Enter() error {
+	if err := os.Unsetenv(insideEnv); err != nil {
+		return err
+	}
+	life := os.NewFile(lifeFD, "life")
+	unix.CloseOnExec(lifeFD)
+	go func() {
+		_, _ = life.Read(make([]byte, 1))
+		// As the first process of its namespace it takes all others along.
+		os.Exit(1)
+	}()
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("a drill's own /proc: %w", err)
+	}
+	return letGo()
+}
+
+// letGo lets go of the FUSE mounts that the namespace has copies of: others
+// unmount them meanwhile, and a copy would keep them from ending.
+func letGo() error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var points []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if i := strings.Index(lines.Text(), " - fuse"); i > 0 && len(fields) > 4 {
+			points = append(points, fields[4])
+		}
+	}
+	for _, p := range points {
+		_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // a copy more or less
+	}
+	return nil
+}
+
+// reap takes in processes that have lost their parent, as the first process of
+// a namespace has to. Those that the drill has started itself are waited for
+// where they were started, so only known ones are asked for.
+func reap(pids []int) {
+	for _, pid := range pids {
+		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != nil || alive(pid) {
+				break
+			}
+		}
+	}
+}
