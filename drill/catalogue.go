@@ -44,7 +44,3 @@ func like(all []Drill, name string) string {
 	}
 	return "; did you mean " + strings.Join(near[:min(3, len(near))], ", ") + "?"
 }
-
-func tokenDrills() []Drill   { return nil }
-func processDrills() []Drill { return nil }
-func diskDrills() []Drill    { return nil }

@@ -58,6 +58,9 @@ type Drill struct {
 	SmallDisk bool
 	// Recovery is the account's; "" = manual.
 	Recovery string
+	// Revived says that the daemon dies while access is given back, so that the
+	// descriptors opened before are of no use any more.
+	Revived bool
 	// Suspensions is how many there may be; 0 = one.
 	Suspensions int
 

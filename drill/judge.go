@@ -107,6 +107,10 @@ func promises(d Drill, own bool) []promise {
 // stopPromises are of an outage that ends access and gives it back.
 func stopPromises(d Drill) []promise {
 	most := max(1, d.Suspensions)
+	back := comesBack("access comes back under the descriptors opened before")
+	if d.Revived {
+		back = comesBack("access comes back with the next mount")
+	}
 	return []promise{
 		{"access is taken away", func(f facts) (bool, string) {
 			return !f.ended.IsZero() && f.suspended >= 1 && f.suspended <= most, fmt.Sprintf("suspended %d times, at most %d", f.suspended, most)
@@ -128,7 +132,7 @@ func stopPromises(d Drill) []promise {
 			bad := otherErrnos(d, f.errors)
 			return len(bad) == 0, detail(bad, fmt.Sprintf("%d calls failed", sum(f.errors)))
 		}},
-		comesBack("access comes back under the descriptors opened before"),
+		back,
 	}
 }
 
@@ -264,6 +268,9 @@ func otherErrnos(d Drill, errors map[string]int64) (bad []string) {
 	allowed := []string{d.errno(), "SIGBUS"}
 	if d.SmallDisk {
 		allowed = append(allowed, "ENOSPC")
+	}
+	if d.Revived {
+		allowed = append(allowed, "ENOTCONN", "ECONNABORTED", "ENOENT", "EIO") // of a mount that is gone
 	}
 	if strings.HasPrefix(d.errno(), "EKEY") {
 		allowed = append(allowed, "ENOKEY") // a lease that ran out meanwhile

@@ -22,7 +22,7 @@ func networkDrills() []Drill {
 	return []Drill{
 		{
 			Name: "vault-black-holed", Title: "connections to the vault are made, and nothing ever comes back",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable,
+			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.blackHole() }, heal: healed,
 		}, {
 			Name: "vault-refused", Title: "nobody listens at the vault's address",
@@ -55,7 +55,7 @@ func networkDrills() []Drill {
 			inject: func(_ context.Context, s *scene) error { return s.proxy.slow(1500 * time.Millisecond) }, heal: healed,
 		}, {
 			Name: "vault-too-slow", Title: "every answer of the vault takes 7 s: longer than a request may",
-			Source: Vault, Outcome: Stops,
+			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.slow(7 * time.Second) }, heal: healed,
 		}, {
 			Name: "vault-flapping", Title: "the vault comes and goes every second: shorter than the grace each time",

@@ -39,7 +39,7 @@ const (
 
 // newRig makes a place of a drill's own, in a temporary directory.
 func newRig(ctx context.Context, cfg Config, d Drill) (s *scene, err error) {
-	s = &scene{own: true, program: cfg.Program, account: rigAccount, volume: rigVolume, began: time.Now(), live: cfg.Live, pace: 1}
+	s = &scene{own: true, program: cfg.Program, account: rigAccount, volume: rigVolume, began: time.Now(), live: cfg.Live, pace: 1, rng: newRand(cfg.Seed, d.Name)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -112,6 +112,7 @@ func (s *scene) makeKey(d Drill) (hsm.Config, error) {
 		if s.names, err = newNames(s.dir, key.VaultURI); err != nil {
 			return hsm.Config{}, err
 		}
+		s.cleanup(s.names.close)
 		listen = net.JoinHostPort(s.names.address, "443")
 	}
 	if s.proxy, err = newProxy(listen, e.Endpoint()); err != nil {

@@ -311,9 +311,14 @@ func (r *run) restore(ctx context.Context) error {
 		hook <- err
 	}()
 	back := r.giveBack(ctx)
-	if err := errors.Join(<-hook, back); err != nil {
-		f.trouble = err.Error()
-		return fmt.Errorf("giving access back: %w", err)
+	if err := <-hook; err != nil {
+		back = err
+	} else if d.restoring != nil {
+		back = r.giveBack(ctx) // whatever the first time has come to
+	}
+	if back != nil {
+		f.trouble = back.Error()
+		return fmt.Errorf("giving access back: %w", back)
 	}
 	var but string
 	if err := await(ctx, s.paced(mostRecover), "every route works again", func() (bool, error) {
@@ -336,7 +341,7 @@ func (r *run) restore(ctx context.Context) error {
 // giveBack asks for access until it is there.
 func (r *run) giveBack(ctx context.Context) error {
 	s := r.scene
-	remount := r.drill.Outcome == Unmounts
+	remount := r.drill.Outcome == Unmounts || r.drill.Revived
 	var last error
 	err := await(ctx, s.paced(mostRecover), "access is given back", func() (bool, error) {
 		last = s.tryRestore(ctx, remount)
@@ -433,6 +438,9 @@ func (r *run) end(failure error) {
 		if at := s.began.Add(time.Duration(c.At)); !at.Before(f.injected) && (f.healed.IsZero() || at.Before(f.healed)) {
 			f.classes = appendNew(f.classes, c.Class)
 		}
+	}
+	for _, c := range w.mu.causes {
+		f.classes = appendNew(f.classes, c)
 	}
 	r.report.Samples, r.report.Checks = w.mu.samples, w.mu.checks
 	w.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type scene struct {
 	token    *token             // nil = none
 	daemon   *daemon
 	began    time.Time
+	rng      *rand.Rand
 
 	mu struct {
 		sync.Mutex

@@ -31,7 +31,7 @@ type watch struct {
 		samples     []report.Sample
 		checks      []report.Check
 		lastSuccess time.Time
-		state       string
+		causes      []string // of not being online: also a check that does not end is one
 		// decided is when access was ended last, by the key or an operator; of
 		// the audit log, so it is the daemon's own time.
 		decided     time.Time
@@ -98,8 +98,8 @@ func (w *watch) sample(ctx context.Context) {
 		w.mu.seen = now
 	}
 	sample.At = s.since(time.Now())
-	if sample.State != w.mu.state {
-		w.mu.state = sample.State
+	if a.Cause != "" {
+		w.mu.causes = appendNew(w.mu.causes, a.Cause)
 	}
 	w.mu.samples = append(w.mu.samples, sample)
 	s.live.Sample(sample)
@@ -173,7 +173,7 @@ func (w *watch) work(c *workload.Crew) {
 func (w *watch) outage() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mu.degraded, w.mu.decided, w.mu.suspensions = time.Time{}, time.Time{}, 0
+	w.mu.degraded, w.mu.decided, w.mu.suspensions, w.mu.causes = time.Time{}, time.Time{}, 0, nil
 }
 
 // noticed returns when a failure was noticed first, when access was ended last

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -129,9 +130,14 @@ func nameValue(seed uint64, path string) (uint64, error) { return nameValueOf(se
 
 // nameValueOf is nameValue for files with content of another place.
 func nameValueOf(seed uint64, place, path string) (uint64, error) {
+	// Absent for real only while the volume is mounted: its folder is there.
+	if _, err := os.Lstat(filepath.Dir(path)); err != nil {
+		return 0, err
+	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+		_, err := os.Lstat(filepath.Dir(path))
+		return 0, err
 	}
 	if err != nil {
 		return 0, err
