@@ -34,7 +34,7 @@ func (s *scene) startDaemon(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(s.program, "--state-dir", s.state.Path(), "serve", fmt.Sprintf("--ready-fd=%d", readyFD))
+	cmd := exec.Command(s.program, "--state-dir", s.state.Path(), "serve", fmt.Sprintf("%s%d", readyFlag, readyFD))
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = "/", log, log, s.env
 	cmd.ExtraFiles = []*os.File{w}
 	// A Ctrl-C is for the drill, which ends it in order.

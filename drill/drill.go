@@ -54,10 +54,14 @@ type Drill struct {
 	Hold time.Duration
 	// ByName has the rig reach the vault by its name instead of an address.
 	ByName bool
+	// Network says that the fault is between daemon and vault.
+	Network bool
 	// SmallDisk gives the rig a state directory that can be filled.
 	SmallDisk bool
 	// Recovery is the account's; "" = manual.
 	Recovery string
+	// Daemon says that the daemon itself is killed.
+	Daemon bool
 	// Revived says that the daemon dies while access is given back, so that the
 	// descriptors opened before are of no use any more.
 	Revived bool

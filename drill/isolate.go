@@ -8,9 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +29,7 @@ func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit
 	cmd := exec.Command("/proc/self/exe", args[1:]...)
 	cmd.Args[0] = args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, stdout, stderr
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Env = append(os.Environ(), insideEnv+"="+firstInside)
 	cmd.ExtraFiles = []*os.File{r} // lifeFD
 	// The mount namespace becomes private, so that nothing spreads from it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
@@ -49,29 +49,64 @@ func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit
 }
 
 const (
-	insideEnv = "CMKFS_DRILL_INSIDE" // set in the namespaces
-	lifeFD    = 3                    // at whose end the one who waits for us is gone
+	insideEnv   = "CMKFS_DRILL_INSIDE" // set in the namespaces
+	firstInside = "1"                  // in their first process
+	lifeFD      = 3                    // at whose end the one who waits for us is gone
 )
 
-// Inside says whether this process is the one that Isolate has started.
+// Inside says whether this process is one that Isolate has started.
 func Inside() bool { return os.Getenv(insideEnv) != "" }
 
-// Enter makes the namespaces usable. It returns when the process may go on.
+// Enter makes the namespaces usable, and returns in a process that is to go on
+// there. The first process of a namespace takes in all that have lost their
+// parents, and takes all others along when it ends; it does nothing else.
 func Enter() error {
+	first := os.Getenv(insideEnv) == firstInside
 	if err := os.Unsetenv(insideEnv); err != nil {
 		return err
+	}
+	if !first {
+		return nil
 	}
 	life := os.NewFile(lifeFD, "life")
 	unix.CloseOnExec(lifeFD)
 	go func() {
 		_, _ = life.Read(make([]byte, 1))
-		// As the first process of its namespace it takes all others along.
 		os.Exit(1)
 	}()
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("a drill's own /proc: %w", err)
 	}
-	return letGo()
+	if err := letGo(); err != nil {
+		return err
+	}
+	second, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Env: append(os.Environ(), insideEnv+"=2"),
+	})
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGTERM)
+	go func() {
+		for s := range signals {
+			_ = second.Signal(s)
+		}
+	}()
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case pid == second.Pid && status.Exited():
+			os.Exit(status.ExitStatus())
+		case pid == second.Pid:
+			return fmt.Errorf("the drill ended by a signal: %s", status.Signal())
+		}
+	}
 }
 
 // letGo lets go of the FUSE mounts that the namespace has copies of: others
@@ -93,17 +128,4 @@ func letGo() error {
 		_ = unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // a copy more or less
 	}
 	return nil
-}
-
-// reap takes in processes that have lost their parent, as the first process of
-// a namespace has to. Those that the drill has started itself are waited for
-// where they were started, so only known ones are asked for.
-func reap(pids []int) {
-	for _, pid := range pids {
-		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != nil || alive(pid) {
-				break
-			}
-		}
-	}
 }

@@ -19,28 +19,28 @@ import (
 // networkDrills are faults between daemon and vault.
 func networkDrills() []Drill {
 	healed := func(ctx context.Context, s *scene) error { return s.proxy.heal(ctx) }
-	return []Drill{
+	all := []Drill{
 		{
 			Name: "vault-black-holed", Title: "connections to the vault are made, and nothing ever comes back",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
+			Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.blackHole() }, heal: healed,
 		}, {
 			Name: "vault-refused", Title: "nobody listens at the vault's address",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable,
+			Outcome: Stops, Class: hsm.KindUnreachable,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.refuse() }, heal: healed,
 		}, {
 			Name: "vault-reset", Title: "connections are reset in the middle of a request",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable,
+			Outcome: Stops, Class: hsm.KindUnreachable,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.reset() }, heal: healed,
 		}, {
 			Name: "vault-dns-failing", Title: "the vault's name is not resolved any more",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable, ByName: true,
+			Outcome: Stops, Class: hsm.KindUnreachable, ByName: true,
 			Own:    "names are resolved by the host, which other programs use too",
 			inject: func(_ context.Context, s *scene) error { return s.names.forget() },
 			heal:   func(_ context.Context, s *scene) error { return s.names.know() },
 		}, {
 			Name: "vault-tls-wrong", Title: "somebody else's certificate is shown at the vault's address",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable,
+			Outcome: Stops, Class: hsm.KindUnreachable,
 			inject: func(_ context.Context, s *scene) error {
 				l, err := impostor()
 				if err != nil {
@@ -51,20 +51,24 @@ func networkDrills() []Drill {
 			}, heal: healed,
 		}, {
 			Name: "vault-slow", Title: "every answer of the vault takes 1.5 s: slow, and within all deadlines",
-			Source: Vault, Outcome: GoesOn, Grace: 10, Hold: 15 * time.Second,
+			Outcome: GoesOn, Grace: 10, Hold: 15 * time.Second,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.slow(1500 * time.Millisecond) }, heal: healed,
 		}, {
 			Name: "vault-too-slow", Title: "every answer of the vault takes 7 s: longer than a request may",
-			Source: Vault, Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
+			Outcome: Stops, Class: hsm.KindUnreachable, Grace: 2,
 			inject: func(_ context.Context, s *scene) error { return s.proxy.slow(7 * time.Second) }, heal: healed,
 		}, {
 			Name: "vault-flapping", Title: "the vault comes and goes every second: shorter than the grace each time",
-			Source: Vault, Outcome: GoesOn, Class: hsm.KindUnreachable, Grace: 4, Hold: 8 * time.Second,
+			Outcome: GoesOn, Class: hsm.KindUnreachable, Grace: 4, Hold: 8 * time.Second,
 			inject: func(ctx context.Context, s *scene) error {
 				return s.flap(ctx, time.Second, s.proxy.refuse, func() error { return s.proxy.heal(ctx) })
 			}, heal: healed,
 		},
 	}
+	for i := range all {
+		all[i].Source, all[i].Network = Vault, true
+	}
+	return all
 }
 
 // impostor listens with a certificate of its own making for another name.

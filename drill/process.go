@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -54,7 +56,10 @@ func processDrills() []Drill {
 			Revived:   gone,
 			restoring: func(ctx context.Context, s *scene) error { return s.whileRestoring(ctx, v.find) },
 		}
-		all = append(all, online, suspending, suspended, restoring)
+		for _, d := range []Drill{online, suspending, suspended, restoring} {
+			d.Daemon = gone
+			all = append(all, d)
+		}
 	}
 	all = append(all, Drill{
 		Name: "keeper-killed-online", Title: "the keeper, the second holder of the mounts, is killed", Outcome: GoesOn,
@@ -74,13 +79,18 @@ func (s *scene) supervisors(ctx context.Context) ([]int, error) {
 	return []int{all.PID}, err
 }
 
-// workers returns the volume's worker, if it has one.
+// workers returns the volume's worker, if it has one: the daemon's child that
+// was given the volume's folder, also before it serves.
 func (s *scene) workers(ctx context.Context) ([]int, error) {
-	_, v, _, err := s.status(ctx)
-	if v.WorkerPID == 0 {
+	_, _, all, err := s.status(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return []int{v.WorkerPID}, err
+	dir := s.state.VolumeDir(s.account, s.volume)
+	return slices.DeleteFunc(family(all.PID), func(pid int) bool {
+		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // empty if it has ended
+		return !strings.Contains(string(args), dir) || !alive(pid)
+	}), nil
 }
 
 // agents returns the key agent, if it runs at this moment.
@@ -131,7 +141,6 @@ func (s *scene) killAll(pids []int) error {
 		err = errors.Join(err, kill(pid))
 		s.note("drill", "process %d was killed", pid)
 	}
-	reap(pids)
 	return err
 }
 

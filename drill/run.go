@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cmkfs/drill/apps"
 	"cmkfs/drill/probe"
 	"cmkfs/drill/report"
 	"cmkfs/drill/workload"
@@ -20,9 +21,11 @@ type Config struct {
 	// WorkloadCommand and ProbeCommand are the program's hidden commands for
 	// workload.Main and probe.Main; a job follows them.
 	WorkloadCommand, ProbeCommand string
+	GuardCommand                  string        // likewise, for GuardMain
 	Seed                          uint64        // decides what is written and when something is killed
 	Duration                      time.Duration // how long an outage is watched at least; 0 = as each drill says
 	Break                         Break         // for tests
+	Postgres                      bool          // PostgreSQL's pgbench works, too
 	Live                          *report.Live  // shows it
 }
 
@@ -62,6 +65,7 @@ type run struct {
 	watch  *watch
 	crew   *workload.Crew
 	probe  *probe.Record
+	apps   []*apps.App
 	canary string
 	facts  facts
 	report *report.Report
@@ -156,6 +160,22 @@ func (r *run) begin(ctx context.Context) (err error) {
 	}
 	s.cleanup(r.crew.Kill)
 	r.watch.work(r.crew)
+	return r.beginApps(ctx)
+}
+
+// beginApps starts the real applications.
+func (r *run) beginApps(ctx context.Context) (err error) {
+	s := r.scene
+	if r.apps, err = apps.Installed(s.work(), s.dir, r.Postgres); err != nil {
+		return err
+	}
+	for _, a := range r.apps {
+		s.cleanup(a.Stop)
+		if err := a.Start(ctx); err != nil {
+			return err
+		}
+		r.facts.tried = append(r.facts.tried, a.Name)
+	}
 	return nil
 }
 
@@ -379,6 +399,9 @@ func (s *scene) bringDaemon(ctx context.Context) error {
 		return nil
 	}
 	s.note("drill", "a new daemon is started")
+	if s.adopted != nil {
+		return s.adopted.bring(ctx, s.client)
+	}
 	return s.startDaemon(ctx)
 }
 
@@ -386,6 +409,12 @@ func (s *scene) bringDaemon(ctx context.Context) error {
 func (r *run) verify(ctx context.Context) error {
 	s, f := r.scene, &r.facts
 	r.takeTally()
+	for _, a := range r.apps {
+		a.Stop()
+		if done, failed := a.Counts(); r.drill.Outcome == GoesOn && failed > 0 {
+			f.apps = append(f.apps, fmt.Sprintf("%s: %d of %d pieces of work failed", a.Name, failed, done+failed))
+		}
+	}
 	if err := r.crew.Stop(); err != nil {
 		f.unsaid = append(f.unsaid, err.Error())
 	}
@@ -397,6 +426,9 @@ func (r *run) verify(ctx context.Context) error {
 	var err error
 	if f.verdict, err = r.crew.Verify(); err != nil {
 		f.unsaid = append(f.unsaid, err.Error())
+	}
+	for _, a := range r.apps {
+		f.apps = append(f.apps, a.Verify(ctx)...)
 	}
 	if !s.own {
 		return nil

@@ -35,7 +35,9 @@ type scene struct {
 	proxy    *proxy             // nil = none
 	names    *names             // nil = the vault is not reached by name
 	token    *token             // nil = none
-	daemon   *daemon
+	daemon   *daemon            // nil = it is not ours
+	adopted  *Adopted           // nil = the drill's own rig
+	guard    *guard             // of what is adopted
 	began    time.Time
 	rng      *rand.Rand
 

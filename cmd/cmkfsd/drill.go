@@ -1,12 +1,14 @@
 package main
 
 import (
-	"context"
+	"bufio"
+	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"cmkfs/drill"
@@ -19,11 +21,18 @@ import (
 const (
 	drillWorkCommand  = "drill-work"
 	drillProbeCommand = "drill-probe"
+	drillGuardCommand = "drill-guard"
 )
 
 // drillProcess is the life of a drill's process; it returns if this is none.
 func drillProcess(args []string) {
 	switch {
+	case args[1] == drillGuardCommand:
+		if err := drill.GuardMain(); err != nil {
+			fmt.Println(err)
+			os.Exit(exitFailure)
+		}
+		os.Exit(exitOK)
 	case len(args) < 3:
 	case args[1] == drillWorkCommand:
 		workload.Main(args[2])
@@ -75,9 +84,12 @@ func (c *drillListCmd) Run(s *session) error {
 
 type drillRunCmd struct {
 	Names    []string      `arg:"" name:"name" help:"Names of drills, or all."`
+	Volume   string        `placeholder:"V" help:"Drill this mounted volume instead of one of the drill's own. All volumes of its account lose access for some seconds."`
+	Yes      bool          `help:"Do not ask before a volume is drilled."`
 	Duration time.Duration `placeholder:"10s" help:"How long an outage is watched at least."`
 	Seed     uint64        `placeholder:"N" help:"Repeat what a run has chosen at random (a new one)."`
 	Report   string        `placeholder:"DIR" type:"path" help:"Write a report of each drill there, as JSON, and a page of all of them for a browser."`
+	With     string        `enum:",postgres" default:"" placeholder:"postgres" help:"Have PostgreSQL's pgbench work on the volume, too."`
 	Break    string        `hidden:"" enum:",lost-write,leak,left-behind,no-fault,no-return" default:"" help:"Break something on purpose, to see that it is noticed."`
 	outputFlag
 }
@@ -86,9 +98,12 @@ type drillRunCmd struct {
 func (*drillRunCmd) Help() string {
 	return `Each drill makes a place of its own (a daemon, an account, a volume, a key in an emulated vault or on a SoftHSM token), makes the volume busy with data that can be checked byte for byte, takes the key away, watches what programs see, gives it back and compares everything. Nothing outside is touched, and nothing is left behind. Exit code 4 says that a promise did not hold.
 
+With --volume it is your volume, your account and your vault that are drilled, with those drills that need no power over the vault; what is changed for that is put back, also if the drill is interrupted or killed.
+
 Examples:
   cmkfsd drill run key-disabled
-  cmkfsd drill run all --report /tmp/drills`
+  cmkfsd drill run all --report /tmp/drills
+  cmkfsd drill run vault-refused --volume home`
 }
 
 // Run runs drills.
@@ -98,7 +113,25 @@ func (c *drillRunCmd) Run(s *session) error {
 		return &usageError{message: err.Error(), hint: "see what there is: cmkfsd drill list"}
 	}
 	if os.Geteuid() != 0 {
-		return &hinted{fmt.Errorf("only root may mount"), "run the drill as root"}
+		return &hinted{errors.New("only root may mount"), "run the drill as root"}
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()>>11 + 1 // a number that every JSON reader keeps
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	live := s.out
+	if c.Output == "json" {
+		live = s.err
+	}
+	cfg := drill.Config{
+		Program: program, Version: version, WorkloadCommand: drillWorkCommand, ProbeCommand: drillProbeCommand, GuardCommand: drillGuardCommand,
+		Seed: c.Seed, Duration: c.Duration, Postgres: c.With == "postgres", Break: drill.Break(c.Break), Live: report.NewLive(live),
+	}
+	if c.Volume != "" {
+		return c.runVolume(s, cfg, drills)
 	}
 	if !drill.Inside() {
 		exit, err := drill.Isolate(s.ctx, os.Args, s.out, s.err)
@@ -110,31 +143,65 @@ func (c *drillRunCmd) Run(s *session) error {
 	if err := drill.Enter(); err != nil {
 		return err
 	}
-	if c.Seed == 0 {
-		c.Seed = rand.Uint64()>>11 + 1 // a number that every JSON reader keeps
-	}
-	live := io.Writer(os.Stdout)
-	if c.Output == "json" {
-		live = s.err
-	}
-	program, err := os.Executable()
+	return c.runAll(s, cfg, drills, func(d drill.Drill) (*report.Report, error) { return drill.Run(s.ctx, cfg, d) })
+}
+
+// runVolume drills a user's volume.
+func (c *drillRunCmd) runVolume(s *session, cfg drill.Config, drills []drill.Drill) error {
+	_, name, err := s.runningDaemonFor()
 	if err != nil {
 		return err
 	}
-	cfg := drill.Config{
-		Program: program, Version: version, WorkloadCommand: drillWorkCommand, ProbeCommand: drillProbeCommand,
-		Seed: c.Seed, Duration: c.Duration, Break: drill.Break(c.Break), Live: report.NewLive(live),
+	dir, err := s.dir()
+	if err != nil {
+		return err
 	}
-	return c.run(s.ctx, s, cfg, drills)
+	a, err := drill.Adopt(s.ctx, dir, name, c.Volume)
+	if err != nil {
+		return err
+	}
+	var possible []drill.Drill
+	for _, d := range drills {
+		why := a.Refuses(d)
+		switch {
+		case why == "":
+			possible = append(possible, d)
+		case slices.Contains(c.Names, d.Name):
+			return &usageError{message: fmt.Sprintf("drill %s cannot be done to a volume of yours: %s", d.Name, why), hint: "leave --volume out, or see which can: cmkfsd drill list"}
+		}
+	}
+	if err := c.confirm(s, a, possible); err != nil {
+		return err
+	}
+	return c.runAll(s, cfg, possible, func(d drill.Drill) (*report.Report, error) { return drill.RunOn(s.ctx, cfg, a, d) })
 }
 
-// run runs one drill after another and reports.
-func (c *drillRunCmd) run(ctx context.Context, s *session, cfg drill.Config, drills []drill.Drill) error {
+// confirm asks whether the volume may be drilled.
+func (c *drillRunCmd) confirm(s *session, a *drill.Adopted, drills []drill.Drill) error {
+	if c.Yes {
+		return nil
+	}
+	fmt.Fprintf(s.err, "%d drills on volume %s of account %s, mounted on %s.\n", len(drills), a.Volume, a.Account, a.MountPoint)
+	fmt.Fprintf(s.err, "During each, programs lose access to all volumes of account %s for some seconds, and get errors.\n", a.Account)
+	if slices.ContainsFunc(drills, func(d drill.Drill) bool { return d.Daemon }) {
+		fmt.Fprintln(s.err, "The daemon is killed: open files of the volume are lost, and it is mounted again.")
+	}
+	fmt.Fprintf(s.err, "The account's policy and its vault's address are changed meanwhile, and put back.\nType the volume's name to go on: ")
+	said, _ := bufio.NewReader(os.Stdin).ReadString('\n') // nothing is a no
+	if strings.TrimSpace(said) != a.Volume {
+		return &usageError{message: "the volume was not drilled", hint: "type its name, or give --yes"}
+	}
+	return nil
+}
+
+// runAll runs one drill after another and reports.
+func (c *drillRunCmd) runAll(s *session, cfg drill.Config, drills []drill.Drill, run func(drill.Drill) (*report.Report, error)) error {
+	ctx := s.ctx
 	var reports []*report.Report
 	failed := 0
 	for i, d := range drills {
 		cfg.Live.Begin(report.Heading{Drill: d.Name, Title: d.Title, Number: i + 1, Of: len(drills), Expectations: d.Promises()})
-		r, err := drill.Run(ctx, cfg, d)
+		r, err := run(d)
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -58,6 +59,8 @@ func Start(program string, args []string, line func([]byte)) (*Child, error) {
 	c.cmd.Stderr = &c.said
 	c.cmd.WaitDelay = time.Second
 	c.cmd.Dir = "/"
+	// A Ctrl-C is for the drill, which ends its processes in order.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err

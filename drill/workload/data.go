@@ -37,11 +37,10 @@ func (w *worker) blocks() error {
 			sets[i] = set{blockPlace(name, from+i), w.generate()}
 			fill(buf[i*blockSize:(i+1)*blockSize], w.job.Seed, sets[i].place, sets[i].value)
 		}
-		lose := w.job.LoseWrite && w.last > 200
+		lose := w.job.LoseWrite && w.rng.IntN(20) == 0
 		return w.ledger.do(func() error {
 			return w.call(write, "pwrite", func() error {
 				if lose {
-					w.job.LoseWrite = false
 					return nil
 				}
 				_, err := f.WriteAt(buf, int64(from*blockSize))

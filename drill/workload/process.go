@@ -21,8 +21,8 @@ type Job struct {
 	Ledger    string `json:"ledger"`
 	Seed      uint64 `json:"seed"`
 	Writeback bool   `json:"writeback,omitempty"` // the mount caches writes
-	// LoseWrite makes the process note a write that it never does, to see that
-	// this is noticed.
+	// LoseWrite makes the process note some writes that it never does, to see
+	// that this is noticed.
 	LoseWrite bool `json:"loseWrite,omitempty"`
 }
 
