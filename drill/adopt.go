@@ -201,21 +201,21 @@ func (a *Adopted) newScene(ctx context.Context, cfg Config, d Drill) (s *scene, 
 	return s, os.Mkdir(s.work(), 0o755)
 }
 
-// RunOn runs one drill on a user's volume. An error also says if something could
-// not be put back.
-func RunOn(ctx context.Context, cfg Config, a *Adopted, d Drill) (r *report.Report, err error) {
-	if why := a.Refuses(d); why != "" {
-		return nil, fmt.Errorf("drill %s: %s", d.Name, why)
-	}
+// RunOn runs one drill on a user's volume. An error says what could not be put
+// back.
+func RunOn(ctx context.Context, cfg Config, a *Adopted, d Drill) (*report.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, mostPace*drillTime)
 	defer cancel()
+	if why := a.Refuses(d); why != "" {
+		return cfg.incomplete(d, errors.New(why)), nil
+	}
 	s, err := a.newScene(ctx, cfg, d)
 	if err != nil {
-		return nil, fmt.Errorf("drill %s: %w", d.Name, errors.Join(err, s.guardErr()))
+		return cfg.incomplete(d, err), s.guardErr()
 	}
-	r, err = cfg.on(ctx, s, d)
+	r := cfg.on(ctx, s, d)
 	s.close()
-	return r, errors.Join(err, s.guardErr())
+	return r, s.guardErr()
 }
 
 // guard is the process that puts everything back.

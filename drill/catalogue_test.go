@@ -1,6 +1,8 @@
 package drill_test
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +37,24 @@ func TestCatalogue(t *testing.T) {
 	} {
 		if !seen[name] {
 			t.Errorf("there is no drill %s", name)
+		}
+	}
+}
+
+// TestCatalogue_Documented: docs/drills.md has every drill as it is.
+func TestCatalogue_Documented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/drills.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range drill.Catalogue() {
+		yours := "yes"
+		if d.Own != "" {
+			yours = "no"
+		}
+		row := fmt.Sprintf("\n| `%s` | %s | %s | %s | %s |\n", d.Name, d.Needs(), d.Outcome, yours, d.Title)
+		if !strings.Contains(string(doc), row) {
+			t.Errorf("docs/drills.md lacks the row%s", row)
 		}
 	}
 }

@@ -51,8 +51,12 @@ func (a *Adopted) putBack(ctx context.Context) error {
 	defer client.Close()
 	var last error
 	for ctx.Err() == nil {
-		if last = a.tryBack(ctx, client); last == nil {
-			return os.RemoveAll(a.Work)
+		last = a.tryBack(ctx, client)
+		if last == nil {
+			last = os.RemoveAll(a.Work) // of a drill that was killed, processes may still write there
+		}
+		if last == nil {
+			return nil
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +56,11 @@ func newRig(ctx context.Context, cfg Config, d Drill) (s *scene, err error) {
 	if err := os.Mkdir(s.mount, 0o755); err != nil {
 		return s, err
 	}
-	s.env = os.Environ()
+	s.env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		// No proxy is before this vault, and systemd did not start this daemon.
+		return strings.HasSuffix(strings.ToUpper(name), "_PROXY") || name == "NOTIFY_SOCKET"
+	})
 	key, err := s.makeKey(d)
 	if err != nil {
 		return s, err

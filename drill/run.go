@@ -73,21 +73,25 @@ type run struct {
 }
 
 // Run runs one drill in a place of its own. The report says in Failure if it
-// could not be run to its end; an error is for what has nothing to do with the
-// drill.
-func Run(ctx context.Context, cfg Config, d Drill) (*report.Report, error) {
+// could not be run to its end.
+func Run(ctx context.Context, cfg Config, d Drill) *report.Report {
 	ctx, cancel := context.WithTimeout(ctx, mostPace*drillTime)
 	defer cancel()
 	s, err := newRig(ctx, cfg, d)
 	if err != nil {
-		return nil, fmt.Errorf("drill %s: making its place: %w", d.Name, err)
+		return cfg.incomplete(d, fmt.Errorf("making its place: %w", err))
 	}
 	defer s.close()
 	return cfg.on(ctx, s, d)
 }
 
+// incomplete is the report of a drill that did not begin.
+func (cfg Config) incomplete(d Drill, err error) *report.Report {
+	return &report.Report{Drill: d.Name, Title: d.Title, Version: cfg.Version, Seed: cfg.Seed, Started: time.Now(), Failure: err.Error()}
+}
+
 // on runs a drill on a scene.
-func (cfg Config) on(ctx context.Context, s *scene, d Drill) (*report.Report, error) {
+func (cfg Config) on(ctx context.Context, s *scene, d Drill) *report.Report {
 	r := &run{Config: cfg, drill: d, scene: s, canary: canary(cfg.Seed, d.Name)}
 	s.began = time.Now()
 	r.facts.pace = s.pace
@@ -96,11 +100,11 @@ func (cfg Config) on(ctx context.Context, s *scene, d Drill) (*report.Report, er
 	}
 	var err error
 	if r.watch, err = startWatch(ctx, s); err != nil {
-		return nil, err
+		return cfg.incomplete(d, err)
 	}
 	failure := r.play(ctx)
 	r.end(failure)
-	return r.report, nil
+	return r.report
 }
 
 // play is the drill's story. An error is why it could not be told to its end.

@@ -143,7 +143,7 @@ func (c *drillRunCmd) Run(s *session) error {
 	if err := drill.Enter(); err != nil {
 		return err
 	}
-	return c.runAll(s, cfg, drills, func(d drill.Drill) (*report.Report, error) { return drill.Run(s.ctx, cfg, d) })
+	return c.runAll(s, cfg, drills, func(d drill.Drill) (*report.Report, error) { return drill.Run(s.ctx, cfg, d), nil })
 }
 
 // runVolume drills a user's volume.
@@ -202,10 +202,10 @@ func (c *drillRunCmd) runAll(s *session, cfg drill.Config, drills []drill.Drill,
 	for i, d := range drills {
 		cfg.Live.Begin(report.Heading{Drill: d.Name, Title: d.Title, Number: i + 1, Of: len(drills), Expectations: d.Promises()})
 		r, err := run(d)
+		cfg.Live.End(r)
 		if err != nil {
 			return err
 		}
-		cfg.Live.End(r)
 		reports = append(reports, r)
 		if !r.Passed {
 			failed++

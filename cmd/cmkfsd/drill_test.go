@@ -133,9 +133,15 @@ func TestRun_RealVolume(t *testing.T) {
 	asBefore := func(when string) {
 		t.Helper()
 		waitFor(t, func() bool { return c.account().State == string(account.StateOnline) && c.settings() == before })
-		entries, err := os.ReadDir(mnt)
-		if err != nil || len(entries) != 1 || entries[0].Name() != "mine" {
-			t.Errorf("%s the volume has %v, %v", when, entries, err)
+		var entries []os.DirEntry
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			var err error
+			if entries, err = os.ReadDir(mnt); err == nil && len(entries) == 1 && entries[0].Name() == "mine" {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s the volume has %v, %v", when, entries, err)
+			}
 		}
 	}
 
