@@ -29,8 +29,9 @@ type Adopted struct {
 	Options    []string       `json:"options"`
 	Key        hsm.Config     `json:"key"`
 	Policy     account.Policy `json:"policy"`
-	Others     []string       `json:"others"` // that are mounted, too
-	Work       string         `json:"work"`   // the drill's folder on the volume
+	Others     []string       `json:"others"`  // that are mounted, too
+	Work       string         `json:"work"`    // the drill's folder on the volume
+	Scratch    string         `json:"scratch"` // and outside
 	// The daemon, as it was started.
 	Program string   `json:"program"`
 	Args    []string `json:"args"`
@@ -155,7 +156,6 @@ func (a *Adopted) newScene(ctx context.Context, cfg Config, d Drill) (s *scene, 
 	if s.dir, err = os.MkdirTemp("", "cmkfs-drill-"); err != nil {
 		return s, err
 	}
-	s.cleanup(func() { os.RemoveAll(s.dir) })
 	// The last cleanup comes first: the vault must be reached without the proxy
 	// before that ends.
 	s.cleanup(func() {
@@ -164,7 +164,7 @@ func (a *Adopted) newScene(ctx context.Context, cfg Config, d Drill) (s *scene, 
 		}
 	})
 	mine := *a
-	mine.Work = s.work()
+	mine.Work, mine.Scratch = s.work(), s.dir
 	if s.guard, err = startGuard(cfg, mine); err != nil {
 		return s, err
 	}

@@ -40,8 +40,8 @@ func GuardMain() error {
 }
 
 // putBack makes everything as it was: the daemon runs, the account has its key's
-// address and policy, the volume is mounted and online, and the drill's folder
-// is gone.
+// address and policy, the volume is mounted and online, and the drill's folders
+// are gone.
 func (a *Adopted) putBack(ctx context.Context) error {
 	dir, err := account.Open(a.StateDir)
 	if err != nil {
@@ -53,7 +53,7 @@ func (a *Adopted) putBack(ctx context.Context) error {
 	for ctx.Err() == nil {
 		last = a.tryBack(ctx, client)
 		if last == nil {
-			last = os.RemoveAll(a.Work) // of a drill that was killed, processes may still write there
+			last = errors.Join(os.RemoveAll(a.Work), os.RemoveAll(a.Scratch)) // a killed drill's processes may still write there
 		}
 		if last == nil {
 			return nil

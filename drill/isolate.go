@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,10 +27,18 @@ func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit
 		return 0, err
 	}
 	defer w.Close()
+	tmp, err := os.MkdirTemp("", "cmkfs-drills-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o711); err != nil { // others' programs work inside
+		return 0, err
+	}
 	cmd := exec.Command("/proc/self/exe", args[1:]...)
 	cmd.Args[0] = args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, stdout, stderr
-	cmd.Env = append(os.Environ(), insideEnv+"="+firstInside)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, insideEnv+"="+firstInside)
 	cmd.ExtraFiles = []*os.File{r} // lifeFD
 	// The mount namespace becomes private, so that nothing spreads from it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
@@ -72,7 +81,7 @@ func Enter() error {
 	unix.CloseOnExec(lifeFD)
 	go func() {
 		_, _ = life.Read(make([]byte, 1))
-		os.Exit(1)
+		abandon()
 	}()
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("a drill's own /proc: %w", err)
@@ -107,6 +116,16 @@ func Enter() error {
 			return fmt.Errorf("the drill ended by a signal: %s", status.Signal())
 		}
 	}
+}
+
+// abandon ends everything at once: whoever waited for the drill is gone.
+func abandon() {
+	_ = unix.Kill(-1, unix.SIGKILL) // all of the namespace but us
+	time.Sleep(500 * time.Millisecond)
+	if err := letGo(); err == nil {
+		_ = os.RemoveAll(os.TempDir()) // Isolate's
+	}
+	os.Exit(1)
 }
 
 // letGo lets go of the FUSE mounts that the namespace has copies of: others

@@ -197,7 +197,7 @@ func (s *scene) whileRestoring(ctx context.Context, find func(*scene, context.Co
 
 // moment is a random one of a suspension: they take some milliseconds.
 func (s *scene) moment() time.Duration {
-	return time.Duration(s.rng.Int64N(int64(s.paced(30 * time.Millisecond))))
+	return time.Duration(s.rng.Int64N(int64(s.paced(15 * time.Millisecond))))
 }
 
 // newRand is what is chosen at random in one drill.

@@ -48,7 +48,7 @@ func newRig(ctx context.Context, cfg Config, d Drill) (s *scene, err error) {
 		}
 	}()
 	// A short name: Unix sockets are made below it (108 bytes at most).
-	if s.dir, err = os.MkdirTemp("", "cmkfs-drill-"); err != nil {
+	if s.dir, err = os.MkdirTemp("", "drill-"); err != nil {
 		return s, err
 	}
 	s.cleanup(func() { s.removeDir() })

@@ -173,4 +173,4 @@ func (s *scene) endFlapping() {
 }
 
 // work is the drill's folder on the volume.
-func (s *scene) work() string { return filepath.Join(s.mount, ".cmkfs-drill-"+filepath.Base(s.dir)) }
+func (s *scene) work() string { return filepath.Join(s.mount, "."+filepath.Base(s.dir)) }

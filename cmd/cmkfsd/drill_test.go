@@ -74,7 +74,7 @@ func TestRun_Spine(t *testing.T) {
 	if err != nil || len(files) != want+1 {
 		t.Errorf("the report's folder has %q, %v", files, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(tmp, "cmkfs-drill-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(tmp, "cmkfs-drill*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
 }
@@ -117,6 +117,8 @@ func TestRun_Broken(t *testing.T) {
 func TestRun_RealVolume(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t)
+	tmp := t.TempDir()
+	c.env = append(c.env, "TMPDIR="+tmp)
 	mnt := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {
 		t.Fatal(err)
@@ -175,6 +177,47 @@ func TestRun_RealVolume(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	asBefore("after the drill was killed")
+	if left, _ := filepath.Glob(filepath.Join(tmp, "cmkfs-drill*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestRun_Killed: a drill of a place of its own that is killed leaves nothing,
+// neither files nor processes.
+func TestRun_Killed(t *testing.T) {
+	t.Parallel()
+	tmp := t.TempDir()
+	cmd := exec.Command(filepath.Join(bin, "cmkfsd"), "drill", "run", "vault-slow")
+	cmd.Env, cmd.WaitDelay = append(os.Environ(), "TMPDIR="+tmp), time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mounts := func() []string {
+		found, _ := filepath.Glob(filepath.Join(tmp, "cmkfs-drills-*", "drill-*", "mnt", ".drill-*", "names"))
+		return found
+	}
+	// It is at work, in a place that nobody else sees.
+	waitFor(t, func() bool {
+		found, _ := filepath.Glob(filepath.Join(tmp, "cmkfs-drills-*", "drill-*", "names"))
+		return len(found) > 0
+	})
+	if found := mounts(); len(found) > 0 {
+		t.Errorf("its mount is seen: %q", found)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	waitFor(t, func() bool { left, err := os.ReadDir(tmp); return err == nil && len(left) == 0 })
+	all, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if b, _ := os.ReadFile(path); strings.Contains(string(b), tmp) {
+			t.Errorf("a process is left: %s", path)
+		}
+	}
 }
 
 // settings are what a drill may change about an account.
