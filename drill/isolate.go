@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -79,8 +80,10 @@ func Enter() error {
 	}
 	life := os.NewFile(lifeFD, "life")
 	unix.CloseOnExec(lifeFD)
+	var abandoned atomic.Bool
 	go func() {
 		_, _ = life.Read(make([]byte, 1))
+		abandoned.Store(true)
 		abandon()
 	}()
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -108,6 +111,8 @@ func Enter() error {
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
+		case abandoned.Load():
+			select {} // it ends us
 		case err != nil:
 			return err
 		case pid == second.Pid && status.Exited():
