@@ -83,7 +83,10 @@ func (s *scene) stopDaemon() {
 	case <-d.ended:
 	case <-time.After(30 * time.Second):
 		_ = d.cmd.Process.Kill()
-		<-d.ended
+		select {
+		case <-d.ended:
+		case <-time.After(5 * time.Second): // the kernel keeps it
+		}
 	}
 	s.daemon = nil
 }

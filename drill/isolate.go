@@ -39,7 +39,7 @@ func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit
 	cmd := exec.Command("/proc/self/exe", args[1:]...)
 	cmd.Args[0] = args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, stdout, stderr
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, insideEnv+"="+firstInside)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, insideEnv+"="+tmp)
 	cmd.ExtraFiles = []*os.File{r} // lifeFD
 	// The mount namespace becomes private, so that nothing spreads from it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
@@ -59,9 +59,9 @@ func Isolate(ctx context.Context, args []string, stdout, stderr io.Writer) (exit
 }
 
 const (
-	insideEnv   = "CMKFS_DRILL_INSIDE" // set in the namespaces
-	firstInside = "1"                  // in their first process
-	lifeFD      = 3                    // at whose end the one who waits for us is gone
+	insideEnv = "CMKFS_DRILL_INSIDE" // set in the namespaces: the folder of all drills, or second
+	second    = "second"             // in their second process
+	lifeFD    = 3                    // at whose end the one who waits for us is gone
 )
 
 // Inside says whether this process is one that Isolate has started.
@@ -71,11 +71,11 @@ func Inside() bool { return os.Getenv(insideEnv) != "" }
 // there. The first process of a namespace takes in all that have lost their
 // parents, and takes all others along when it ends; it does nothing else.
 func Enter() error {
-	first := os.Getenv(insideEnv) == firstInside
+	dir := os.Getenv(insideEnv)
 	if err := os.Unsetenv(insideEnv); err != nil {
 		return err
 	}
-	if !first {
+	if dir == second {
 		return nil
 	}
 	life := os.NewFile(lifeFD, "life")
@@ -84,7 +84,7 @@ func Enter() error {
 	go func() {
 		_, _ = life.Read(make([]byte, 1))
 		abandoned.Store(true)
-		abandon()
+		abandon(dir)
 	}()
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("a drill's own /proc: %w", err)
@@ -92,8 +92,8 @@ func Enter() error {
 	if err := letGo(); err != nil {
 		return err
 	}
-	second, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Env: append(os.Environ(), insideEnv+"=2"),
+	process, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Env: append(os.Environ(), insideEnv+"="+second),
 	})
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func Enter() error {
 	signal.Notify(signals, syscall.SIGTERM)
 	go func() {
 		for s := range signals {
-			_ = second.Signal(s)
+			_ = process.Signal(s)
 		}
 	}()
 	for {
@@ -115,20 +115,20 @@ func Enter() error {
 			select {} // it ends us
 		case err != nil:
 			return err
-		case pid == second.Pid && status.Exited():
+		case pid == process.Pid && status.Exited():
 			os.Exit(status.ExitStatus())
-		case pid == second.Pid:
+		case pid == process.Pid:
 			return fmt.Errorf("the drill ended by a signal: %s", status.Signal())
 		}
 	}
 }
 
 // abandon ends everything at once: whoever waited for the drill is gone.
-func abandon() {
+func abandon(dir string) {
 	_ = unix.Kill(-1, unix.SIGKILL) // all of the namespace but us
 	time.Sleep(500 * time.Millisecond)
 	if err := letGo(); err == nil {
-		_ = os.RemoveAll(os.TempDir()) // Isolate's
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(1)
 }

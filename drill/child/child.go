@@ -84,9 +84,6 @@ func Start(program string, args []string, line func([]byte)) (*Child, error) {
 	return c, nil
 }
 
-// PID is the process's number.
-func (c *Child) PID() int { return c.cmd.Process.Pid }
-
 // Tell sends a line.
 func (c *Child) Tell(command string) error {
 	_, err := io.WriteString(c.in, command+"\n")

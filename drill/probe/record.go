@@ -64,9 +64,6 @@ func (r *Record) take(line []byte) {
 	}
 }
 
-// PID is the probe's process.
-func (r *Record) PID() int { return r.process.PID() }
-
 // Reopen has the probe open its files anew.
 func (r *Record) Reopen() { _ = r.process.Tell("reopen") }
 

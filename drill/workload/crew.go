@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -141,18 +139,3 @@ func (c *Crew) Verify() (Verdict, error) {
 	}
 	return all, nil
 }
-
-// Ledgers removes nothing; it returns the ledgers' paths, for a failure's
-// report.
-func (c *Crew) Ledgers() []string {
-	var paths []string
-	for _, j := range c.jobs {
-		if _, err := os.Stat(j.Ledger); err == nil {
-			paths = append(paths, j.Ledger)
-		}
-	}
-	return paths
-}
-
-// Calls are the kinds of errors in a tally, sorted.
-func (t Tally) Calls() []string { return slices.Sorted(maps.Keys(t.Errors)) }
