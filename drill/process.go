@@ -119,7 +119,7 @@ func (s *scene) keepers(ctx context.Context) ([]int, error) {
 }
 
 // strikeWait is how long is waited for a process that comes and goes.
-const strikeWait = 5 * time.Second
+const strikeWait = 3 * time.Second
 
 // strike kills processes, waiting a little for one to be there.
 func (s *scene) strike(ctx context.Context, find func(*scene, context.Context) ([]int, error)) error {
