@@ -57,10 +57,10 @@ func (*drillListCmd) Help() string {
 type drillView struct {
 	Name     string   `json:"name"`
 	Title    string   `json:"title"`
-	Needs    string   `json:"needs"`    // emulator, SoftHSM, any key
-	Outcome  string   `json:"outcome"`  // stops, goes on, unmounts
-	Own      string   `json:"notYours"` // why it is not done to a volume of yours; "" = it can be
-	Promises []string `json:"promises"` // what is held against what was seen
+	Needs    string   `json:"needs"`         // emulator, SoftHSM, any key
+	Outcome  string   `json:"outcome"`       // stops, goes on, unmounts
+	Own      string   `json:"notWithVolume"` // why --volume refuses it; "" = it does not
+	Promises []string `json:"promises"`      // what is held against what was seen
 }
 
 // Run lists the drills.
@@ -197,7 +197,7 @@ func (c *drillRunCmd) confirm(s *session, a *drill.Adopted, drills []drill.Drill
 // runAll runs one drill after another and reports.
 func (c *drillRunCmd) runAll(s *session, cfg drill.Config, drills []drill.Drill, run func(drill.Drill) (*report.Report, error)) error {
 	ctx := s.ctx
-	var reports []*report.Report
+	reports := []*report.Report{}
 	failed := 0
 	for i, d := range drills {
 		cfg.Live.Begin(report.Heading{Drill: d.Name, Title: d.Title, Number: i + 1, Of: len(drills), Expectations: d.Promises()})
