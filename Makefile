@@ -12,14 +12,14 @@ export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
 
 # Packages whose tests mount file systems or start processes: one at a time,
 # so that they do not disturb each other's deadlines.
-MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./internal/...
+MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./drill/... ./internal/...
 
 SOAKTIME ?= 2m
 
 CRASHSTATES ?= 2000000
 CUTS ?= 1000
 
-.PHONY: build test race lint fuzz crashes powercut soak bench bench-quick stopping demo ci deps clean
+.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -45,6 +45,13 @@ powercut: deps          ## CUTS power cuts of a real ext4 under a volume, a tent
 
 soak: deps build        ## random deaths of processes under load, for SOAKTIME
 	go run ./scripts/soak -time $(SOAKTIME)
+
+drills: deps build      ## all drills; with SOAKTIME=2h random ones, for that long
+ifeq ($(origin SOAKTIME),file)
+	bin/cmkfsd drill run all --report bench-results/drills
+else
+	go run ./scripts/soak -drills -time $(SOAKTIME) $(if $(SEED),-seed $(SEED))
+endif
 
 bench: build            ## all workloads, three repetitions, against native and gocryptfs
 	scripts/install-deps bench

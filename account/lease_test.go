@@ -176,6 +176,28 @@ func TestNext_StaleFailureDoesNotAnswerTheOperator(t *testing.T) {
 	}
 }
 
+// TestNext_LateSuccessDoesNotAnswerTheOperator: a check that hung until its
+// lease was over and then succeeds, while access is being given back, says
+// nothing about now; the key is asked again.
+func TestNext_LateSuccessDoesNotAnswerTheOperator(t *testing.T) {
+	p := account.DefaultPolicy()
+	l := leaseIn(account.StateSuspended)
+	l.NextCheck = time.Time{} // a check is under way since t0
+	l, _ = account.Next(l, account.LeaseEvent{Kind: account.EventOperatorRestore}, t0.Add(11*time.Minute), p)
+	now := t0.Add(12 * time.Minute)
+	l, effects := account.Next(l, account.LeaseEvent{Kind: account.EventOK, Asked: t0}, now, p)
+	if l.State != account.StateRestoring || l.Opening || len(effects) != 1 || effects[0].Kind != account.EffectCheck {
+		t.Fatalf("after the late answer: %s, opening %t, %v", l.State, l.Opening, effects)
+	}
+	if l, effects = account.Next(l, account.LeaseEvent{Kind: account.EventOK, Asked: now}, now.Add(time.Second), p); !l.Opening || len(effects) != 2 {
+		t.Errorf("after the new answer: %s, %v", l.State, effects)
+	}
+	// A key that always needs longer than its lease does not keep restoring for ever.
+	if l, _ = account.Next(l, account.LeaseEvent{Kind: account.EventTick}, now.Add(11*time.Minute), p); l.State != account.StateSuspending {
+		t.Errorf("after the deadline: %s", l.State)
+	}
+}
+
 func TestCheckEvent(t *testing.T) {
 	now := t0
 	for _, c := range []struct {

@@ -241,9 +241,16 @@ func (s *step) comeBack() {
 	s.open()
 }
 
-// open is a success while restoring: the first one starts the workers.
+// open is a success while restoring: the first one starts the workers. An answer
+// so late that its lease is over, to a question older than the wish to restore,
+// says only that the key can be asked again.
 func (s *step) open() {
 	first := !s.Opening
+	if first && s.ev.Asked.Before(s.Since) && !s.now.Before(s.ev.Asked.Add(time.Duration(s.policy.OutageGrace))) {
+		s.noteSuccess()
+		s.ask()
+		return
+	}
 	s.Opening = true
 	s.renew()
 	if first && s.Opening {

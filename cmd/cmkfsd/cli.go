@@ -26,6 +26,7 @@ type cli struct {
 
 	AccountCmd accountCmds `cmd:"" name:"account" help:"Accounts: who owns the key, which key it is, and its audit log."`
 	VolumeCmd  volumeCmds  `cmd:"" name:"volume" help:"Volumes: create, mount, lock, give back, check."`
+	Drill      drillCmds   `cmd:"" help:"Drills: rehearse outages of a key."`
 }
 
 type accountCmds struct {

@@ -82,9 +82,13 @@ func (e *findingsError) Error() string {
 	return fmt.Sprintf("the check has %d findings", e.n)
 }
 
-// report prints an error as a sentence, what the vault or token answered, and
-// what to do next, and returns its exit code.
-func report(w io.Writer, err error) int {
+// reportError prints an error as a sentence, what the vault or token answered,
+// and what to do next, and returns its exit code.
+func reportError(w io.Writer, err error) int {
+	var other exitCode
+	if errors.As(err, &other) {
+		return int(other) // another process has printed what it was
+	}
 	exit, hint := classify(err)
 	class := api.ErrorOf(err)
 	fmt.Fprintf(w, "cmkfsd: %s\n", strings.TrimRight(class.Message, ".\n"))
@@ -113,6 +117,10 @@ func classify(err error) (exit int, hint string) {
 	var findings *findingsError
 	if errors.As(err, &findings) {
 		return exitFindings, "restore what is damaged from a backup; everything else can be copied from the mounted volume"
+	}
+	var drills *drillsFailed
+	if errors.As(err, &drills) {
+		return exitFindings, "see above what was not held; --report DIR has the timeline, --seed the same run again"
 	}
 	class := api.ErrorOf(err)
 	row := exits[class.Code]

@@ -49,6 +49,7 @@ func main() {
 			}
 			return
 		}
+		drillProcess(os.Args)
 	}
 	// A second signal kills: the first may be waiting for a hung network.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,7 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if filepath.Base(args[0]) == mountHelperName {
 		translated, err := mountHelperArgs(args[1:])
 		if err != nil {
-			return report(stderr, err)
+			return reportError(stderr, err)
 		}
 		if translated == nil {
 			return exitOK // a fake mount
@@ -95,12 +96,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if errors.As(err, &parse) && parse.Context.Selected() != nil {
 			help = "cmkfsd " + parse.Context.Selected().Path() + " --help"
 		}
-		return report(stderr, &usageError{message: err.Error(), hint: "see: " + help})
+		return reportError(stderr, &usageError{message: err.Error(), hint: "see: " + help})
 	}
 	s := &session{ctx: ctx, cli: &grammar, out: stdout, err: stderr}
 	defer s.close()
 	if err := command.Run(s); err != nil {
-		return report(stderr, err)
+		return reportError(stderr, err)
 	}
 	return exitOK
 }

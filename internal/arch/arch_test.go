@@ -39,7 +39,8 @@ var mayImport = []allowance{
 	{"worker", []string{"fs", "meta", "store", "crypto"}, "holds one volume's key: nothing here may reach a network or a key source"},
 	{"supervisor", []string{"account", "keyagent", "worker", "fs", "hsm"}, "never sees a key or a file name, so neither crypto, meta nor store"},
 	{"drill/report", nil, "shows what a drill saw: it rests on nothing, so that a report can be shown again anywhere"},
-	{"cmd", []string{"account", "crypto", "fs", "hsm", "keyagent", "meta", "store", "supervisor", "worker", "internal"}, "wires the parts together"},
+	{"drill", []string{"drill/report", "account", "hsm", "supervisor"}, "rehearses outages from outside: it talks to the daemon, and looks at no volume's files but through a mount"},
+	{"cmd", []string{"account", "crypto", "drill", "fs", "hsm", "keyagent", "meta", "store", "supervisor", "worker", "internal"}, "wires the parts together"},
 	{"internal", []string{"account", "crypto", "fs", "hsm", "keyagent", "meta", "store", "supervisor", "worker"}, "test help and checks of the whole; only cmd imports it"},
 	{"scripts", nil, "drives the programs from outside, as a user would"},
 }

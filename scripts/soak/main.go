@@ -6,7 +6,9 @@
 //   - whatever was answered is there after every kind of death,
 //   - the volume's own check finds nothing at the end.
 //
-// Usage: go run ./scripts/soak [-time 1m] [-seed N] [-v]   as root, after `make build`
+// With -drills it runs random drills of `cmkfsd drill` instead, for as long.
+//
+// Usage: go run ./scripts/soak [-time 1m] [-seed N] [-v] [-drills [-from K]]   as root, after `make build`
 package main
 
 import (
@@ -45,6 +47,8 @@ func main() {
 	length := flag.Duration("time", time.Minute, "how long")
 	seed := flag.Uint64("seed", 0, "repeat the choices of a run (0 = new ones)")
 	verbose := flag.Bool("v", false, "print every command")
+	rehearse := flag.Bool("drills", false, "run random drills")
+	from := flag.Int("from", 1, "with -drills and -seed: begin with the drill of this number")
 	flag.Parse()
 	if *seed == 0 {
 		*seed = rand.Uint64()
@@ -59,7 +63,16 @@ func main() {
 		counts: map[string]int{}, fail: make(chan error, actors)}
 	s.Say("seed %d", *seed)
 	done := make(chan error, 1)
-	go func() { done <- s.run(*length, *seed) }()
+	var summary string
+	go func() {
+		var err error
+		if *rehearse {
+			summary, err = drills(st, *length, *seed, *from)
+		} else {
+			err = s.run(*length, *seed)
+		}
+		done <- err
+	}()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
@@ -73,6 +86,10 @@ func main() {
 	if err != nil || len(leftovers) > 0 {
 		fmt.Fprintf(os.Stderr, "\nsoak FAILED (seed %d): %v\nleft behind: %q\n", *seed, err, leftovers)
 		os.Exit(1)
+	}
+	if *rehearse {
+		s.Say("%s", summary)
+		return
 	}
 	s.Say("%d operations, %v: nothing answered was lost", s.ops.Load(), s.counts)
 }
