@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cmkfs/crypto"
@@ -17,6 +18,8 @@ const (
 	FindSuperblock  Code = 1  // the superblock is missing or damaged
 	FindIndex       Code = 2  // the index cannot be read
 	FindJournal     Code = 3  // the journal is damaged: durable operations are missing
+	FindPage        Code = 4  // a page of the index is not as it was written
+	FindTags        Code = 5  // the tags of the index are missing or damaged
 	FindValue       Code = 10 // a value of the index is damaged
 	FindSetHash     Code = 11 // values of the index were removed, added or replaced by older ones
 	FindNoInode     Code = 20 // a directory entry of no inode
@@ -80,6 +83,14 @@ func openFinding(err error) ([]Finding, error) {
 	if errors.Is(err, ErrNoVolume) {
 		return []Finding{{FindSuperblock, superblockName, err.Error()}}, nil
 	}
+	var damaged *damagedPages
+	if errors.As(err, &damaged) {
+		var found []Finding
+		for _, page := range damaged.pages {
+			found = append(found, Finding{FindPage, fmt.Sprintf("%s page %d", indexName, page), crypto.ErrAuth.Error()})
+		}
+		return found, nil
+	}
 	if !errors.As(err, &corrupt) {
 		return nil, err
 	}
@@ -87,7 +98,9 @@ func openFinding(err error) ([]Finding, error) {
 	switch {
 	case corrupt.Where == superblockName:
 		code = FindSuperblock
-	case len(corrupt.Where) >= len(journalDir) && corrupt.Where[:len(journalDir)] == journalDir:
+	case strings.HasPrefix(corrupt.Where, tagsName):
+		code = FindTags
+	case strings.HasPrefix(corrupt.Where, journalDir):
 		code = FindJournal
 	}
 	return []Finding{{code, corrupt.Where, corrupt.Err.Error()}}, nil

@@ -64,7 +64,7 @@ func open(cfg Config) (*Volume, error) {
 		v.now = time.Now
 	}
 	v.admission.cond = sync.NewCond(&v.admission)
-	if v.index, err = openIndex(cfg.Store, v.keys); err != nil {
+	if v.index, err = openIndex(cfg.Store, v.keys, sb.VolumeID); err != nil {
 		return nil, err
 	}
 	if err := v.recover(); err != nil {
@@ -123,10 +123,10 @@ func (v *Volume) recover() error {
 // whose content may differ between two histories (a restored backup) would
 // repeat a nonce.
 func (v *Volume) begin() error {
-	if err := v.settleIndex(); err != nil {
+	if err := errors.Join(dropTemp(v.st), removeAny(v.st, tagsTemp)); err != nil {
 		return hostError(err)
 	}
-	if err := dropTemp(v.st); err != nil {
+	if err := v.settleIndex(); err != nil {
 		return hostError(err)
 	}
 	v.journal.mu.Lock()
@@ -139,6 +139,9 @@ func (v *Volume) begin() error {
 		return err
 	}
 	v.unmarked = nil
+	if err := v.journal.marker(v.committed.seq); err != nil {
+		return hostError(err)
+	}
 	if err := v.dropEmptySegments(); err != nil {
 		return err
 	}
