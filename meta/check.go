@@ -20,6 +20,7 @@ const (
 	FindJournal     Code = 3  // the journal is damaged: durable operations are missing
 	FindPage        Code = 4  // a page of the index is not as it was written
 	FindTags        Code = 5  // the tags of the index are missing or damaged
+	FindOlder       Code = 6  // an older volume than the account has seen
 	FindValue       Code = 10 // a value of the index is damaged
 	FindSetHash     Code = 11 // values of the index were removed, added or replaced by older ones
 	FindNoInode     Code = 20 // a directory entry of no inode
@@ -73,6 +74,10 @@ func Check(ctx context.Context, cfg Config, opt CheckOptions) ([]Finding, error)
 		return openFinding(err)
 	}
 	c := &checker{ctx: ctx, v: v, opt: opt, inodes: make(map[uint64]*checkedInode), blocks: make(map[block]*checkedBlock), shared: make(map[block]uint64)}
+	var older *OlderError
+	if errors.As(v.compare(cfg.Newest), &older) {
+		c.found(FindOlder, "volume", "%v", older)
+	}
 	err = c.run()
 	return c.findings, errors.Join(err, v.closeFiles())
 }

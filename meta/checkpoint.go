@@ -64,6 +64,7 @@ func (v *Volume) checkpoint() error {
 	v.frozen = nil
 	v.mu.Unlock()
 	v.committed = s
+	v.checkpointed.Store(s.position())
 	v.journal.release(s.seq)
 	return v.journal.marker(s.seq)
 }

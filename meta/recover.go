@@ -31,7 +31,10 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	}
 	v, err := open(cfg)
 	if err == nil {
-		if err = v.begin(); err != nil {
+		if err = v.compare(cfg.Newest); err == nil {
+			err = v.begin()
+		}
+		if err != nil {
 			err = errors.Join(err, v.closeFiles())
 		}
 	}
@@ -91,6 +94,7 @@ func (v *Volume) recover() error {
 		return err
 	}
 	v.committed = s
+	v.checkpointed.Store(s.position())
 	v.seq, v.usedPages, v.files, v.nextIno, v.session = s.seq, s.usedPages, s.files, s.nextIno, s.session
 	for unique, result := range s.replies {
 		v.replies[unique] = result
@@ -139,9 +143,11 @@ func (v *Volume) begin() error {
 		return err
 	}
 	v.unmarked = nil
+	// An older index put in the place of this one is noticed from here on.
 	if err := v.journal.marker(v.committed.seq); err != nil {
 		return hostError(err)
 	}
+	v.proven = v.committed.seq
 	if err := v.dropEmptySegments(); err != nil {
 		return err
 	}
@@ -243,6 +249,10 @@ func (v *Volume) replay() error {
 			return fmt.Errorf("replay operation %d: %w", op.seq, err)
 		}
 		v.markDirty(op)
+	}
+	// The number of a segment that is missing is not given again.
+	for id := range v.space.live {
+		v.segments.mu.nextID = max(v.segments.mu.nextID, id+1)
 	}
 	for _, sc := range scans {
 		if sc.slot.epoch != 0 {
