@@ -21,6 +21,7 @@ const (
 // boltMeta is what a meta page says.
 type boltMeta struct {
 	txid     uint64 // number of the transaction: which of two meta pages is newer
+	root     uint64 // page of the table of tables
 	freelist uint64 // page of the list of free pages
 	pages    uint64 // no page numbered so or higher is in use
 }
@@ -34,7 +35,7 @@ func parseBoltMeta(page []byte) (m boltMeta, ok bool) {
 	if le.Uint32(b) != boltMagic || le.Uint32(b[4:]) != boltVersion || le.Uint32(b[8:]) != pageSize || le.Uint64(b[56:]) != sum.Sum64() {
 		return m, false
 	}
-	return boltMeta{txid: le.Uint64(b[48:]), freelist: le.Uint64(b[32:]), pages: le.Uint64(b[40:])}, true
+	return boltMeta{txid: le.Uint64(b[48:]), root: le.Uint64(b[16:]), freelist: le.Uint64(b[32:]), pages: le.Uint64(b[40:])}, true
 }
 
 // page returns where the meta page of the state is.

@@ -73,7 +73,7 @@ func Check(ctx context.Context, cfg Config, opt CheckOptions) ([]Finding, error)
 	if err != nil {
 		return openFinding(err)
 	}
-	c := &checker{ctx: ctx, v: v, opt: opt, inodes: make(map[uint64]*checkedInode), blocks: make(map[block]*checkedBlock), shared: make(map[block]uint64)}
+	c := newChecker(ctx, v, opt)
 	var older *OlderError
 	if errors.As(v.compare(cfg.Newest), &older) {
 		c.found(FindOlder, "volume", "%v", older)
@@ -123,6 +123,10 @@ type checker struct {
 	shared map[block]uint64 // extra references according to tableShared
 }
 
+func newChecker(ctx context.Context, v *Volume, opt CheckOptions) *checker {
+	return &checker{ctx: ctx, v: v, opt: opt, inodes: make(map[uint64]*checkedInode), blocks: make(map[block]*checkedBlock), shared: make(map[block]uint64)}
+}
+
 // checkedInode is an inode and what was counted of it.
 type checkedInode struct {
 	mode, nlink           uint32
@@ -135,6 +139,7 @@ type checkedInode struct {
 	gotInline, gotXattrs  uint32
 	inlinePages           map[uint64]struct{}
 	namedBy               uint64 // a directory: where its entry is
+	end                   uint64 // of data that lies behind its size, 0 = none
 	reachable, reachKnown bool
 }
 

@@ -82,6 +82,11 @@ type Volume struct {
 		free    int64     // bytes the host could take then
 	}
 
+	// What follows serves Repair.
+	lost     func(where, format string, args ...any) // told what damage costs; nil = damage is an error
+	lastSeen uint64                                  // highest number of an operation the journal speaks of
+	badSlots []string                                // journal files that were left out
+
 	resealMu sync.Mutex // held while the superblock is replaced, and when the lock is given up
 
 	stop     context.CancelFunc
