@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cmkfs/crypto"
@@ -17,6 +18,9 @@ const (
 	FindSuperblock  Code = 1  // the superblock is missing or damaged
 	FindIndex       Code = 2  // the index cannot be read
 	FindJournal     Code = 3  // the journal is damaged: durable operations are missing
+	FindPage        Code = 4  // a page of the index is not as it was written
+	FindTags        Code = 5  // the tags of the index are missing or damaged
+	FindOlder       Code = 6  // an older volume than the account has seen
 	FindValue       Code = 10 // a value of the index is damaged
 	FindSetHash     Code = 11 // values of the index were removed, added or replaced by older ones
 	FindNoInode     Code = 20 // a directory entry of no inode
@@ -69,7 +73,11 @@ func Check(ctx context.Context, cfg Config, opt CheckOptions) ([]Finding, error)
 	if err != nil {
 		return openFinding(err)
 	}
-	c := &checker{ctx: ctx, v: v, opt: opt, inodes: make(map[uint64]*checkedInode), blocks: make(map[block]*checkedBlock), shared: make(map[block]uint64)}
+	c := newChecker(ctx, v, opt)
+	var older *OlderError
+	if errors.As(v.compare(cfg.Newest), &older) {
+		c.found(FindOlder, "volume", "%v", older)
+	}
 	err = c.run()
 	return c.findings, errors.Join(err, v.closeFiles())
 }
@@ -80,6 +88,14 @@ func openFinding(err error) ([]Finding, error) {
 	if errors.Is(err, ErrNoVolume) {
 		return []Finding{{FindSuperblock, superblockName, err.Error()}}, nil
 	}
+	var damaged *damagedPages
+	if errors.As(err, &damaged) {
+		var found []Finding
+		for _, page := range damaged.pages {
+			found = append(found, Finding{FindPage, fmt.Sprintf("%s page %d", indexName, page), crypto.ErrAuth.Error()})
+		}
+		return found, nil
+	}
 	if !errors.As(err, &corrupt) {
 		return nil, err
 	}
@@ -87,7 +103,9 @@ func openFinding(err error) ([]Finding, error) {
 	switch {
 	case corrupt.Where == superblockName:
 		code = FindSuperblock
-	case len(corrupt.Where) >= len(journalDir) && corrupt.Where[:len(journalDir)] == journalDir:
+	case strings.HasPrefix(corrupt.Where, tagsName):
+		code = FindTags
+	case strings.HasPrefix(corrupt.Where, journalDir):
 		code = FindJournal
 	}
 	return []Finding{{code, corrupt.Where, corrupt.Err.Error()}}, nil
@@ -105,6 +123,10 @@ type checker struct {
 	shared map[block]uint64 // extra references according to tableShared
 }
 
+func newChecker(ctx context.Context, v *Volume, opt CheckOptions) *checker {
+	return &checker{ctx: ctx, v: v, opt: opt, inodes: make(map[uint64]*checkedInode), blocks: make(map[block]*checkedBlock), shared: make(map[block]uint64)}
+}
+
 // checkedInode is an inode and what was counted of it.
 type checkedInode struct {
 	mode, nlink           uint32
@@ -117,6 +139,7 @@ type checkedInode struct {
 	gotInline, gotXattrs  uint32
 	inlinePages           map[uint64]struct{}
 	namedBy               uint64 // a directory: where its entry is
+	end                   uint64 // of data that lies behind its size, 0 = none
 	reachable, reachKnown bool
 }
 

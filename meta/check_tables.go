@@ -84,6 +84,7 @@ func (c *checker) readPages() error {
 		}
 		n.inlinePages[k.b] = struct{}{}
 		if k.b*pageSize+uint64(len(val)) > n.size {
+			n.end = max(n.end, k.b*pageSize+uint64(len(val)))
 			c.found(FindBeyondEnd, k.String(), "small data ends behind byte %d", n.size)
 		}
 		return nil
@@ -109,6 +110,7 @@ func (c *checker) readRegions() error {
 				}
 			}
 			if (first+uint64(p.n)-1)*pageSize >= n.size {
+				n.end = max(n.end, (first+uint64(p.n))*pageSize)
 				c.found(FindBeyondEnd, k.String(), "page %d lies behind byte %d", first+uint64(p.n)-1, n.size)
 			}
 			b := c.blocks[p.block()]

@@ -18,10 +18,12 @@ import (
 //  3. Everything up to S becomes durable, segment data above all.
 //  4. Blocks that died up to S are punched. A crash from here on repeats that:
 //     recovery frees again what the journal's operations freed.
-//  5. One bbolt transaction writes the frozen overlay and the summary with S.
-//     A crash before it ends leaves the old index and the whole journal; after
-//     it, recovery skips journal operations up to S.
-//  6. Journal slots up to S may be overwritten.
+//  5. One bbolt transaction writes the frozen overlay and the summary with S,
+//     and index.tags the tags of its pages. A crash before these are durable
+//     leaves the old index and the whole journal; after it, recovery skips
+//     journal operations up to S.
+//  6. Journal slots up to S may be overwritten. A marker in the journal says that
+//     S was durable, so that an older index put in its place is noticed.
 //
 // On error the volume goes on with everything still in overlay and journal,
 // unless bbolt's meta page was written and its flush failed: then the index that
@@ -62,13 +64,17 @@ func (v *Volume) checkpoint() error {
 	v.frozen = nil
 	v.mu.Unlock()
 	v.committed = s
+	v.checkpointed.Store(s.position())
 	v.journal.release(s.seq)
-	return nil
+	return v.journal.marker(s.seq)
 }
 
 // indexAhead reports, after a commit that failed, that the index is not as
 // before.
 func (v *Volume) indexAhead() bool {
+	if v.index.untagged {
+		return false // it has no tags yet, and so does not count
+	}
 	s, err := v.index.summary()
 	return err != nil || s.seq != v.committed.seq
 }

@@ -3,6 +3,8 @@ package meta
 import (
 	"errors"
 	"fmt"
+
+	"cmkfs/crypto"
 )
 
 // The errors an operation ends with. fs/errno.go maps them to errno.
@@ -38,6 +40,19 @@ type CorruptError struct {
 
 func (e *CorruptError) Error() string { return fmt.Sprintf("corrupt volume: %s: %v", e.Where, e.Err) }
 func (e *CorruptError) Unwrap() error { return e.Err }
+
+// damagedPages is a CorruptError for each page of the index that is not as it
+// was written.
+type damagedPages struct{ pages []uint64 }
+
+func (e *damagedPages) Error() string { return e.Unwrap()[0].Error() }
+
+func (e *damagedPages) Unwrap() (errs []error) {
+	for _, page := range e.pages {
+		errs = append(errs, &CorruptError{Where: fmt.Sprintf("%s page %d", indexName, page), Err: crypto.ErrAuth})
+	}
+	return errs
+}
 
 // VersionError reports an on-disk format this program does not know.
 type VersionError struct {

@@ -37,32 +37,23 @@ func (v *Volume) flushHasFailed() (bool, error) {
 	return true, f.Close()
 }
 
-// settleIndex makes the index durable that recovery has read. Its writer may
-// have died between bbolt's last write, the meta page, and its flush: then the
-// summary is in the host's page cache only, and the journal files that it
-// covers are still what a crash of the host would leave. Nothing may be written
-// before this: neither over such a file, nor by bbolt, which would take pages
-// that the durable index uses for free ones. If the writer's flush failed, the
-// meta page is taken for written, and must be written again; all other pages
-// were flushed before it.
+// settleIndex makes the index durable that recovery has read, and its tags. Its
+// writer may have died between a write and its flush: then the summary is in the
+// host's page cache only, and the journal files that it covers are still what a
+// crash of the host would leave. Nothing may be written before this: neither over
+// such a file, nor by bbolt, which would take pages that the durable index uses
+// for free ones. If the writer's flush failed, bbolt's meta pages and the tags
+// are taken for written, and must be written again; all other pages were flushed
+// before them.
 func (v *Volume) settleIndex() error {
 	failed, err := v.flushHasFailed()
 	if err != nil {
 		return err
 	}
-	f, err := v.st.Open(indexName)
-	if err != nil {
-		return err
+	if err = v.index.settle(failed); err != nil {
+		v.flushFailed()
 	}
-	if failed {
-		err = writeAgain(f, 0, boltMetaPages*pageSize)
-	}
-	if err == nil {
-		if err = f.Sync(); err != nil {
-			v.flushFailed()
-		}
-	}
-	return errors.Join(err, f.Close())
+	return err
 }
 
 // repeatWrites writes again, to the same places, what an earlier process did

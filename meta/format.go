@@ -36,7 +36,7 @@ const (
 
 // features names what a reader must know to use a volume. A name it does not
 // know makes it refuse the volume.
-var features = []string{"journal-kv", "segments-gcm16k"}
+var features = []string{"journal-kv", "segments-gcm16k", "index-tags"}
 
 // Superblock is what a volume says about itself without a key.
 type Superblock struct {
@@ -244,6 +244,10 @@ type volumeKeys struct {
 	names   *crypto.NameHasher
 	xattrs  *crypto.NameHasher
 	hasher  *crypto.SetHasher
+	tags    *crypto.Box
+	pages   *crypto.PageTagger
+	// tagsFile authenticates the header of index.tags; nothing is sealed with it.
+	tagsFile crypto.Key
 }
 
 func deriveKeys(k crypto.Key) *volumeKeys {
@@ -254,6 +258,10 @@ func deriveKeys(k crypto.Key) *volumeKeys {
 		names:   crypto.NewNameHasher(crypto.Derive(k, "names")),
 		xattrs:  crypto.NewNameHasher(crypto.Derive(k, "xattrs")),
 		hasher:  crypto.NewSetHasher(crypto.Derive(k, "sethash")),
+		tags:    crypto.NewBox(crypto.Derive(k, "tags")),
+		pages:   crypto.NewPageTagger(crypto.Derive(k, "pages")),
+
+		tagsFile: crypto.Derive(k, "tags header"),
 	}
 }
 

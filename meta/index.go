@@ -16,15 +16,23 @@ import (
 // index is the state as of the last checkpoint, in bbolt: a bucket per table,
 // keys as in key.bytes, values sealed with table and key as associated data.
 //
-// bbolt has no page checksums: a damaged file makes it return other data, crash
-// or hang. Every value is therefore authenticated, opening and reading run
-// under a recover, and a hang or crash ends only this volume's worker.
+// bbolt has no page checksums: a damaged file makes it return other data, lose
+// some, crash or hang. Every page is therefore authenticated before bbolt sees
+// it (see tagFile). What damages the file later, while the volume is open, meets
+// the seals of the values, and a recover around everything bbolt does.
 type index struct {
 	db      *bbolt.DB
+	file    store.File // the database as bbolt has written it
+	tags    *tagFile
 	readers *readers
 	cache   *cache
 	box     *crypto.Box
 	hasher  *crypto.SetHasher
+
+	// What follows is of the last transaction of bbolt; commits use it, which
+	// run one at a time.
+	setHash  crypto.SetHash
+	untagged bool // it does not count yet: the host had no room for its tags
 }
 
 const (
@@ -58,9 +66,9 @@ func guard(where string, err *error) {
 	}
 }
 
-// createIndex makes the database under a temporary name; the caller renames it.
-func createIndex(st store.Store, keys *volumeKeys, first func(*bbolt.Tx, *index) error) error {
-	if err := st.Remove(indexTemp); err != nil && !errors.Is(err, store.ErrNotExist) {
+// createIndex makes the database, under a temporary name first, and its tags.
+func createIndex(st store.Store, keys *volumeKeys, volumeID [16]byte, first func(*bbolt.Tx, *index) error) error {
+	if err := removeAny(st, indexTemp); err != nil {
 		return err
 	}
 	db, err := openBolt(st, indexTemp)
@@ -79,7 +87,34 @@ func createIndex(st store.Store, keys *volumeKeys, first func(*bbolt.Tx, *index)
 		}
 		return first(tx, x)
 	})
-	return errors.Join(err, db.Close())
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	return tagIndex(st, keys, volumeID)
+}
+
+// tagIndex makes the tags of a new database and gives both their names. A crash
+// in between leaves a new index without its tags: whoever makes one has not
+// said yet that there is a volume, or begins again.
+func tagIndex(st store.Store, keys *volumeKeys, volumeID [16]byte) error {
+	file, err := st.Open(indexTemp)
+	if err != nil {
+		return err
+	}
+	f := newTagFile(st, keys, volumeID)
+	if err = f.begin(tagsTemp); err == nil {
+		err = f.commit(file)
+	}
+	if err := errors.Join(err, f.close(), file.Close()); err != nil {
+		return err
+	}
+	if err := st.Rename(indexTemp, indexName); err != nil {
+		return err
+	}
+	if err := st.Rename(tagsTemp, tagsName); err != nil {
+		return err
+	}
+	return st.SyncDir("")
 }
 
 // openBolt opens a database of the store, makes it if there is none, and tells
@@ -99,17 +134,37 @@ func newIndex(db *bbolt.DB, keys *volumeKeys) *index {
 	return &index{db: db, readers: &readers{db: db}, cache: newCache(), box: keys.index, hasher: keys.hasher}
 }
 
-func openIndex(st store.Store, keys *volumeKeys) (x *index, err error) {
+func openIndex(st store.Store, keys *volumeKeys, volumeID [16]byte) (x *index, err error) {
 	defer guard("open", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if err := checkIndexFile(st.Path(indexName)); err != nil {
+	file, err := st.Open(indexName)
+	if err != nil {
 		return nil, &CorruptError{Where: indexName, Err: err}
 	}
+	tags := newTagFile(st, keys, volumeID)
+	var damaged []uint64
+	err = tags.verify(file, func(page uint64) { damaged = append(damaged, page) })
+	if err == nil && len(damaged) > 0 {
+		err = &damagedPages{damaged}
+	}
+	var db *bbolt.DB
+	if err == nil {
+		db, err = openTables(st)
+	}
+	if err != nil {
+		return nil, errors.Join(err, tags.close(), file.Close())
+	}
+	x = newIndex(db, keys)
+	x.file, x.tags = file, tags
+	return x, nil
+}
+
+// openTables opens the database, whose pages are authentic.
+func openTables(st store.Store) (*bbolt.DB, error) {
 	db, err := openBolt(st, indexName)
 	if err != nil {
 		return nil, &CorruptError{Where: indexName, Err: err}
 	}
-	x = newIndex(db, keys)
 	err = db.View(func(tx *bbolt.Tx) error {
 		for t := tableInode; t <= tableMax; t++ {
 			if tx.Bucket(bucketNames[t]) == nil {
@@ -119,16 +174,15 @@ func openIndex(st store.Store, keys *volumeKeys) (x *index, err error) {
 		return nil
 	})
 	if err != nil {
-		db.Close()
-		return nil, err
+		return nil, errors.Join(err, db.Close())
 	}
-	return x, nil
+	return db, nil
 }
 
 func (x *index) close() (err error) {
 	defer guard("close", &err)
 	x.readers.stop() // Close waits for transactions
-	return x.db.Close()
+	return errors.Join(x.db.Close(), x.tags.close(), x.file.Close())
 }
 
 // indexAD binds a value to its place.
@@ -254,18 +308,73 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 	return b.Put(kb[:], sealed)
 }
 
-// commit writes an overlay and the summary in one transaction. On error the
-// database is as before, or, if only the last flush failed, as after it.
+// commit writes an overlay and the summary in one transaction. After an error
+// that is ENOSPC, memory and disk are good for another try.
 func (x *index) commit(o *overlay, s *summary) (err error) {
 	defer guard("checkpoint", &err)
 	x.readers.stop()
 	defer x.readers.start()
-	return x.db.Update(func(tx *bbolt.Tx) error {
+	s.setHash = x.setHash
+	return x.update(func(tx *bbolt.Tx) error {
 		if err := x.write(tx, o, s); err != nil {
 			return err
 		}
 		return x.putSummary(tx, s)
+	}, &s.setHash)
+}
+
+// update runs one transaction. It counts when its tags are durable: a crash
+// before that leaves bbolt's newer state, which the next open takes back.
+//
+// The host may have no room for the tags when bbolt's part is done. Then no
+// other transaction may begin, which would overwrite pages of the state that
+// counts, until the tags are there.
+func (x *index) update(fn func(*bbolt.Tx) error, after *crypto.SetHash) error {
+	if x.untagged {
+		if err := x.tags.commit(x.file); err != nil {
+			return err
+		}
+		x.untagged = false
+	}
+	before := x.txid()
+	if err := x.db.Update(fn); err != nil {
+		if x.txid() != before {
+			return fmt.Errorf("bbolt wrote a transaction and could not flush it: %v", err) // not to be tried again
+		}
+		return err
+	}
+	x.untagged, x.setHash = true, *after
+	if err := x.tags.commit(x.file); err != nil {
+		return err
+	}
+	x.untagged = false
+	return nil
+}
+
+// txid returns the number of bbolt's last transaction that can be seen.
+func (x *index) txid() (id int) {
+	_ = x.db.View(func(tx *bbolt.Tx) error {
+		id = tx.ID()
+		return nil
 	})
+	return id
+}
+
+// settle flushes what an earlier process wrote, before anything relies on it.
+// With again, a flush has failed: what may have been lost by it is written anew.
+func (x *index) settle(again bool) error {
+	if again {
+		if err := writeAgain(x.file, 0, boltMetas*pageSize); err != nil {
+			return err
+		}
+	}
+	if err := x.file.Sync(); err != nil {
+		return err
+	}
+	if again {
+		return x.tags.rewrite(x.file, x.tags.state, x.tags.used)
+	}
+	return errors.Join(x.tags.file.Sync(), x.tags.st.SyncDir(""))
 }
 
 func (x *index) write(tx *bbolt.Tx, o *overlay, s *summary) error {
@@ -300,6 +409,7 @@ func (x *index) summary() (s *summary, err error) {
 		if err != nil {
 			return &CorruptError{Where: indexName + ": summary", Err: err}
 		}
+		x.setHash = s.setHash
 		return nil
 	})
 	return s, err

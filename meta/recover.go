@@ -31,7 +31,10 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	}
 	v, err := open(cfg)
 	if err == nil {
-		if err = v.begin(); err != nil {
+		if err = v.compare(cfg.Newest); err == nil {
+			err = v.begin()
+		}
+		if err != nil {
 			err = errors.Join(err, v.closeFiles())
 		}
 	}
@@ -44,7 +47,11 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	return v, nil
 }
 
-func open(cfg Config) (*Volume, error) {
+func open(cfg Config) (*Volume, error) { return openWith(cfg, nil) }
+
+// openWith opens a volume for reading. What is damaged in the journal ends in
+// an error, unless there is somebody to tell what is lost with it.
+func openWith(cfg Config, lost func(where, format string, args ...any)) (*Volume, error) {
 	sb, err := ReadSuperblock(cfg.Store)
 	if err != nil {
 		return nil, err
@@ -58,13 +65,13 @@ func open(cfg Config) (*Volume, error) {
 	v := &Volume{
 		cfg: cfg, st: cfg.Store, log: cfg.Log, now: cfg.Now, sb: sb, keys: deriveKeys(cfg.Key),
 		active: newOverlay(), replies: make(map[uint64]uint64), orphans: make(map[uint64]struct{}), inline: make(map[uint64]struct{}),
-		space: newSpace(), kick: make(chan struct{}, 1), failed: make(chan struct{}),
+		space: newSpace(), lost: lost, kick: make(chan struct{}, 1), failed: make(chan struct{}),
 	}
 	if v.now == nil {
 		v.now = time.Now
 	}
 	v.admission.cond = sync.NewCond(&v.admission)
-	if v.index, err = openIndex(cfg.Store, v.keys); err != nil {
+	if v.index, err = openIndex(cfg.Store, v.keys, sb.VolumeID); err != nil {
 		return nil, err
 	}
 	if err := v.recover(); err != nil {
@@ -91,6 +98,7 @@ func (v *Volume) recover() error {
 		return err
 	}
 	v.committed = s
+	v.checkpointed.Store(s.position())
 	v.seq, v.usedPages, v.files, v.nextIno, v.session = s.seq, s.usedPages, s.files, s.nextIno, s.session
 	for unique, result := range s.replies {
 		v.replies[unique] = result
@@ -123,10 +131,10 @@ func (v *Volume) recover() error {
 // whose content may differ between two histories (a restored backup) would
 // repeat a nonce.
 func (v *Volume) begin() error {
-	if err := v.settleIndex(); err != nil {
+	if err := errors.Join(dropTemp(v.st), removeAny(v.st, tagsTemp)); err != nil {
 		return hostError(err)
 	}
-	if err := dropTemp(v.st); err != nil {
+	if err := v.settleIndex(); err != nil {
 		return hostError(err)
 	}
 	v.journal.mu.Lock()
@@ -139,6 +147,11 @@ func (v *Volume) begin() error {
 		return err
 	}
 	v.unmarked = nil
+	// An older index put in the place of this one is noticed from here on.
+	if err := v.journal.marker(v.committed.seq); err != nil {
+		return hostError(err)
+	}
+	v.proven = v.committed.seq
 	if err := v.dropEmptySegments(); err != nil {
 		return err
 	}
@@ -152,6 +165,9 @@ func (v *Volume) begin() error {
 func (v *Volume) loadCounts() error {
 	return v.index.forEach(tableSegment, func(k key, sealed []byte) error {
 		val, err := v.index.unseal(k, sealed)
+		if err != nil && v.lost != nil {
+			return nil // counted anew later
+		}
 		if err != nil {
 			return err
 		}
@@ -237,9 +253,17 @@ func (v *Volume) replay() error {
 			v.unmarked = append(v.unmarked, op.alloc...)
 		}
 		if err := v.apply(op, nil); err != nil {
+			if v.lost != nil {
+				v.lost(journalDir, "operation %d and all later ones are lost: it changes a value that cannot be read", op.seq)
+				break
+			}
 			return fmt.Errorf("replay operation %d: %w", op.seq, err)
 		}
 		v.markDirty(op)
+	}
+	// The number of a segment that is missing is not given again.
+	for id := range v.space.live {
+		v.segments.mu.nextID = max(v.segments.mu.nextID, id+1)
 	}
 	for _, sc := range scans {
 		if sc.slot.epoch != 0 {
@@ -286,7 +310,10 @@ func (v *Volume) readSlots() ([]*slotScan, error) {
 			return nil, err
 		}
 		if size != j.size {
-			return nil, &CorruptError{Where: sl.name, Err: fmt.Errorf("it has %d bytes instead of %d", size, j.size)}
+			if err := v.giveUpSlot(fmt.Errorf("it has %d bytes instead of %d", size, j.size)); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		page := make([]byte, pageSize)
 		if _, err := f.ReadAt(page, 0); err != nil {
@@ -295,7 +322,10 @@ func (v *Volume) readSlots() ([]*slotScan, error) {
 		h, cipher, err := readHeader(page, journalMagic, v.sb.VolumeID, j.base)
 		if err != nil {
 			// Not a torn write: the header lies within one disk sector.
-			return nil, &CorruptError{Where: sl.name, Err: err}
+			if err := v.giveUpSlot(err); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if h == nil {
 			continue
@@ -303,7 +333,7 @@ func (v *Volume) readSlots() ([]*slotScan, error) {
 		j.mu.epoch = max(j.mu.epoch, h.number)
 		scans = append(scans, &slotScan{slot: sl, header: h, cipher: cipher, until: math.MaxUint64})
 	}
-	if len(j.mu.slots) == 0 {
+	if len(j.mu.slots) == 0 && v.lost == nil {
 		return nil, &CorruptError{Where: journalDir, Err: errors.New("there are no journal files")}
 	}
 	slices.SortFunc(scans, func(a, b *slotScan) int { return cmp.Compare(a.header.number, b.header.number) })
@@ -311,6 +341,19 @@ func (v *Volume) readSlots() ([]*slotScan, error) {
 		scans[i].until = min(scans[i+1].until, scans[i+1].header.first)
 	}
 	return scans, nil
+}
+
+// giveUpSlot leaves the last journal file out, which is damaged.
+func (v *Volume) giveUpSlot(err error) error {
+	slots := v.journal.mu.slots
+	sl := slots[len(slots)-1]
+	if v.lost == nil {
+		return &CorruptError{Where: sl.name, Err: err}
+	}
+	v.lost(sl.name, "the operations in it are lost: %v", err)
+	v.badSlots = append(v.badSlots, sl.name)
+	v.journal.mu.slots = slots[:len(slots)-1]
+	return sl.file.Close()
 }
 
 // readOperations returns the operations behind the index's last one, of all
@@ -331,11 +374,13 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 		// it speaks of; those with their numbers in a later file are others.
 		data = max(min(data, sc.until-1), journal)
 		durable, proved = max(durable, data), max(proved, journal)
+		v.lastSeen = max(v.lastSeen, data)
 		if data > v.seq {
 			// What the file says of operations in others is needed with them.
 			sc.slot.epoch, sc.slot.last = sc.header.number, data
 		}
 		for _, op := range got {
+			v.lastSeen = max(v.lastSeen, op.seq)
 			if op.seq <= v.seq {
 				continue
 			}
@@ -349,7 +394,9 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 		}
 		sc.data = nil
 	}
-	if proved >= next {
+	if proved >= next && v.lost != nil {
+		v.lost(journalDir, "operations %d to %d are lost: they were durable and are missing or damaged", next, max(proved, v.lastSeen))
+	} else if proved >= next {
 		return nil, 0, &CorruptError{Where: journalDir, Err: fmt.Errorf("operations %d to %d were durable and are missing or damaged", next, proved)}
 	}
 	return ops, durable, nil

@@ -61,8 +61,11 @@ func Reseal(st store.Store, from string, to KeyRecord) error {
 }
 
 // dropTemp removes the superblock of a change that did not come to its end.
-func dropTemp(st store.Store) error {
-	if err := st.Remove(superblockTemp); err != nil && !errors.Is(err, store.ErrNotExist) {
+func dropTemp(st store.Store) error { return removeAny(st, superblockTemp) }
+
+// removeAny removes a file that may not be there.
+func removeAny(st store.Store, name string) error {
+	if err := st.Remove(name); err != nil && !errors.Is(err, store.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -143,6 +143,9 @@ func readVolume(dir string, vek []byte) (*secondReader, error) {
 	if !bytes.Equal(fields[2], derive(vek, "key commitment", r.volume)) {
 		return nil, errors.New("superblock: another key")
 	}
+	if err := r.readTags(); err != nil {
+		return nil, fmt.Errorf("tags: %w", err)
+	}
 	if err := r.readIndex(); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
@@ -150,6 +153,56 @@ func readVolume(dir string, vek []byte) (*secondReader, error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	return r, nil
+}
+
+// readTags compares the pages of index.db with their tags. The list of free
+// pages fits one page here.
+func (r *secondReader) readTags() error {
+	b, err := os.ReadFile(filepath.Join(r.dir, "index.tags"))
+	if err != nil {
+		return err
+	}
+	if _, err := r.fileKey(b, "CMKFSTAG", "tags header"); err != nil {
+		return err
+	}
+	tags := map[uint64][]byte{}
+	var txid uint64
+	for pos, n := 4096, uint32(0); pos < len(b); n++ {
+		end := pos + 16 + int(le.Uint32(b[pos+8:])) + 40
+		plain, err := boxOpen(derive(r.vek, "tags"), b[pos+16:end], slices.Concat([]byte("tags"), b[44:76], b[pos:pos+16]))
+		if err != nil || string(b[pos:pos+4]) != "cmkT" || b[pos+5] != 1 || le.Uint32(b[pos+12:]) != n {
+			return fmt.Errorf("record %d: %v", n, err)
+		}
+		txid, plain, pos = le.Uint64(plain), plain[8:], end
+		for len(plain) > 0 {
+			first, count := le.Uint64(plain), uint64(le.Uint32(plain[8:]))
+			for i := range count {
+				tags[first+i] = plain[12+16*i : 28+16*i]
+			}
+			plain = plain[12+16*count:]
+		}
+	}
+	db, err := os.ReadFile(filepath.Join(r.dir, "index.db"))
+	if err != nil {
+		return err
+	}
+	page := func(id uint64) []byte { return db[id*4096 : (id+1)*4096] }
+	meta := page(txid % 2)
+	free := page(le.Uint64(meta[48:]))
+	used := map[uint64]bool{txid % 2: true}
+	for id := uint64(2); id < le.Uint64(meta[56:]); id++ {
+		used[id] = true
+	}
+	for i := range uint64(le.Uint16(free[10:])) {
+		delete(used, le.Uint64(free[16+8*i:]))
+	}
+	key := derive(r.vek, "pages")
+	for id := range used {
+		if _, err := gcmOpen(key, nonceOf(id), tags[id], page(id)); err != nil {
+			return fmt.Errorf("page %d: %w", id, err)
+		}
+	}
+	return nil
 }
 
 func (r *secondReader) readIndex() error {

@@ -26,6 +26,9 @@ type Config struct {
 	// delivered again, so a checkpoint keeps their results and drops all others.
 	// As long as it is nil or returns nil, all results are kept.
 	InFlight func() []uint64
+	// Newest is the furthest position that is known of the volume, nil if none
+	// is. Open refuses one that is behind it with *OlderError.
+	Newest *Position
 }
 
 // Volume is an open volume. Methods may be called concurrently.
@@ -67,6 +70,9 @@ type Volume struct {
 
 	checkpointMu sync.Mutex // one checkpoint at a time; guards committed
 	committed    *summary
+	checkpointed atomic.Pointer[Position] // of committed
+
+	proven uint64 // what the journal says is durable; the background's
 
 	admission struct {
 		sync.Mutex
@@ -75,6 +81,11 @@ type Volume struct {
 		checked time.Time // when free was asked for
 		free    int64     // bytes the host could take then
 	}
+
+	// What follows serves Repair.
+	lost     func(where, format string, args ...any) // told what damage costs; nil = damage is an error
+	lastSeen uint64                                  // highest number of an operation the journal speaks of
+	badSlots []string                                // journal files that were left out
 
 	resealMu sync.Mutex // held while the superblock is replaced, and when the lock is given up
 
@@ -271,6 +282,7 @@ func (v *Volume) background(ctx context.Context) {
 		if v.Sync(ctx) != nil {
 			return // fail has said why
 		}
+		v.prove()
 		v.reclaimSynced()
 		if due {
 			v.tryCheckpoint()

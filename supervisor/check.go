@@ -21,8 +21,11 @@ type Check struct {
 	Command []string // argv of the worker command; nil = {"/proc/self/exe", "worker"}
 
 	Scrub    bool                    // read and authenticate every block, too
+	Repair   bool                    // first make consistent what can be read
+	Excise   bool                    // and remove what cannot be
 	Progress func(done, total int64) // of the scrub, in pages; nil = nobody
 	Finding  func(worker.Finding)    // told as they come; nil = nobody
+	Repaired func(worker.Repaired)   // told what was repaired; nil = nobody
 }
 
 // Run looks for damage in a worker process, which alone gets the volume's key,
@@ -47,7 +50,7 @@ func (c Check) Run(ctx context.Context) (findings int, err error) {
 	}
 	p, err := s.start(ctx, worker.Start{
 		Mode: worker.ModeCheck, Dir: c.Dir.VolumeDir(c.Account.Name, c.Volume), Label: c.Account.Name + "/" + c.Volume,
-		Check: &worker.Check{Scrub: c.Scrub},
+		Check: &worker.Check{Scrub: c.Scrub, Repair: c.Repair, Excise: c.Excise},
 	}, find, c.reply)
 	if err != nil {
 		return 0, err
@@ -66,5 +69,7 @@ func (c Check) reply(r worker.Reply) {
 		c.Progress(r.Progress.Done, r.Progress.Total)
 	case r.Finding != nil && c.Finding != nil:
 		c.Finding(*r.Finding)
+	case r.Repaired != nil && c.Repaired != nil:
+		c.Repaired(*r.Repaired)
 	}
 }

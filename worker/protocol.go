@@ -55,6 +55,7 @@ type Reply struct {
 	Failed    *Failed    `json:"failed,omitempty"`    // about to exit with ExitFailed
 	Progress  *Progress  `json:"progress,omitempty"`  // of a check
 	Finding   *Finding   `json:"finding,omitempty"`   // of a check
+	Repaired  *Repaired  `json:"repaired,omitempty"`  // of a check that repairs
 	Done      *Done      `json:"done,omitempty"`      // format or check is complete
 
 	Key *KeyAnswer `json:"key,omitempty"` // the answer to a key request
@@ -102,7 +103,9 @@ type Sealed struct {
 
 // Check says how deep a check looks.
 type Check struct {
-	Scrub bool `json:"scrub"` // read and authenticate every block, too
+	Scrub  bool `json:"scrub"`            // read and authenticate every block, too
+	Repair bool `json:"repair,omitempty"` // first make consistent what can be read
+	Excise bool `json:"excise,omitempty"` // and remove what cannot be
 }
 
 // Lease moves the moment at which the worker must stop by itself.
@@ -187,6 +190,14 @@ type Finding struct {
 	Code  int    `json:"code"` // a meta.Code, numbered for ever
 	Where string `json:"where"`
 	Text  string `json:"text"`
+}
+
+// Repaired is one thing a repair did. It may contain names of files, which are
+// for who asked only.
+type Repaired struct {
+	Where string `json:"where"`
+	Text  string `json:"text"`
+	Lost  bool   `json:"lost"` // something that was written is gone with it
 }
 
 // Done ends a format or a check.

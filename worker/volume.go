@@ -66,11 +66,24 @@ func (w *process) check(dir store.Store, c Check) int {
 		}
 		cancel() // nobody reads the findings any more
 	}()
-	findings, err := meta.Check(ctx, cfg, meta.CheckOptions{Scrub: c.Scrub, Progress: func(done, total int64) {
+	progress := func(done, total int64) {
 		if w.conn.Send(Reply{Progress: &Progress{Done: done, Total: total}}) != nil {
 			cancel()
 		}
-	}})
+	}
+	if c.Repair {
+		did, err := meta.Repair(ctx, cfg, meta.RepairOptions{Excise: c.Excise, Progress: progress})
+		for _, d := range did {
+			if w.conn.Send(Reply{Repaired: &Repaired{Where: d.Where, Text: d.What, Lost: d.Lost}}) != nil {
+				return ExitOrphan
+			}
+		}
+		// What cannot be read is what the check finds below.
+		if err != nil && !errors.Is(err, meta.ErrNeedsExcise) {
+			return w.fail(classOf(err), err)
+		}
+	}
+	findings, err := meta.Check(ctx, cfg, meta.CheckOptions{Scrub: c.Scrub || c.Excise, Progress: progress})
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}

@@ -44,7 +44,7 @@ var exits = map[api.Code]struct {
 	api.CodeThrottled:     {exitUnreachable, "try again later"},
 	api.CodeUnreachable:   {exitUnreachable, "see how far the connection gets: cmkfsd account check"},
 	api.CodeMisconfigured: {exitDenied, "correct the key's configuration: cmkfsd account update --help"},
-	api.CodeCorrupt:       {exitDamaged, "restore the volume from a backup; cmkfsd volume check V --scrub says what is damaged"},
+	api.CodeCorrupt:       {exitDamaged, "restore the volume from a backup; cmkfsd volume check V --scrub says what is damaged, --repair mends what can be"},
 	api.CodeVersion:       {exitDamaged, "use the version of cmkfsd that wrote it, or a newer one"},
 	api.CodeNoDaemon:      {exitNoDaemon, "start it: cmkfsd serve (volume mount starts it by itself)"},
 	api.CodeFailed:        {exitFailure, ""},
@@ -73,7 +73,10 @@ type usageError struct{ message, hint string }
 func (e *usageError) Error() string { return e.message }
 
 // findingsError ends a check that found something, which was printed already.
-type findingsError struct{ n int }
+type findingsError struct {
+	n        int
+	repaired bool // what is left needs more than a repair
+}
 
 func (e *findingsError) Error() string {
 	if e.n == 1 {
@@ -116,7 +119,10 @@ func classify(err error) (exit int, hint string) {
 	}
 	var findings *findingsError
 	if errors.As(err, &findings) {
-		return exitFindings, "restore what is damaged from a backup; everything else can be copied from the mounted volume"
+		if findings.repaired {
+			return exitFindings, "copy the volume's directory; then cmkfsd volume check V --repair --excise removes what cannot be read, and says what it was"
+		}
+		return exitFindings, "restore what is damaged from a backup; everything else can be copied from the mounted volume; or see cmkfsd volume check --repair"
 	}
 	var drills *drillsFailed
 	if errors.As(err, &drills) {
