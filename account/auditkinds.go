@@ -51,6 +51,9 @@ const (
 	AuditVolumeMounted   = "volume-mounted"
 	AuditVolumeUnmounted = "volume-unmounted"
 	AuditVolumeDetached  = "volume-detached"
+
+	AuditVolumeOlderAccepted = "volume-older-accepted"
+
 	AuditVolumeRefusing  = "volume-refusing"
 	AuditWorkerRestarted = "worker-restarted"
 	AuditLeaseMissed     = "lease-missed"
@@ -96,6 +99,9 @@ var severities = map[string]Severity{
 	AuditVolumeMounted:   SeverityNotice,
 	AuditVolumeUnmounted: SeverityNotice,
 	AuditVolumeDetached:  SeverityNotice,
+
+	AuditVolumeOlderAccepted: SeverityNotice,
+
 	AuditVolumeRefusing:  SeverityError,
 	AuditWorkerRestarted: SeverityError,
 	AuditLeaseMissed:     SeverityAlert,

@@ -27,6 +27,7 @@ import (
 //	accounts/A/lease.json             Lease, as of the last transition
 //	accounts/A/events.jsonl           the audit log
 //	accounts/A/events.head            number and hash of its last line
+//	accounts/A/newest/V.json          Position
 //	accounts/A/volumes/V/volume.json  VolumeRecord
 //	accounts/A/volumes/V/…            superblock, journal, segments, index
 //

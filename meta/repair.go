@@ -129,6 +129,12 @@ func (r *repairer) run() error {
 		r.done(indexName, "the set hash is computed anew")
 		v.index.setHash = sum
 	}
+	if err := v.compare(r.cfg.Newest); err != nil {
+		if !r.opt.Excise {
+			return err
+		}
+		r.lost("volume", "%v: what was written later is gone", err)
+	}
 	unused, err := r.unusedSegments()
 	if err != nil || len(r.did)+len(unused) == 0 {
 		return err
@@ -146,8 +152,12 @@ func (r *repairer) commit() error {
 	if err := v.segments.sync(); err != nil {
 		return err
 	}
+	seen := Position{}
+	if r.cfg.Newest != nil {
+		seen = *r.cfg.Newest
+	}
 	s := &summary{
-		seq: max(v.seq, v.lastSeen), commits: v.committed.commits + 1, usedPages: v.usedPages, files: v.files, nextIno: v.nextIno,
+		seq: max(v.seq, v.lastSeen, seen.Operation), commits: max(v.committed.commits, seen.Checkpoints) + 1, usedPages: v.usedPages, files: v.files, nextIno: v.nextIno,
 		nextSeg: v.segments.nextID(),
 	}
 	if err := v.index.commit(v.active, s); err != nil {

@@ -48,9 +48,14 @@ func (c Check) Run(ctx context.Context) (findings int, err error) {
 		}
 		return nil, api.Errorf(api.CodeMisconfigured, "the volume's key is sealed under an account encryption key that account "+c.Account.Name+" does not have")
 	}
+	seen, err := newest(c.Dir, volumeKey{c.Account.Name, c.Volume})
+	if err != nil {
+		cfg.Log.Warn("how far the volume had got is not known", "err", err)
+		seen = nil
+	}
 	p, err := s.start(ctx, worker.Start{
 		Mode: worker.ModeCheck, Dir: c.Dir.VolumeDir(c.Account.Name, c.Volume), Label: c.Account.Name + "/" + c.Volume,
-		Check: &worker.Check{Scrub: c.Scrub, Repair: c.Repair, Excise: c.Excise},
+		Newest: seen, Check: &worker.Check{Scrub: c.Scrub, Repair: c.Repair, Excise: c.Excise},
 	}, find, c.reply)
 	if err != nil {
 		return 0, err

@@ -49,6 +49,11 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 		return err
 	}
 	config.Source = k.String()
+	if r.AcceptOlder {
+		if err := a.acceptOlder(name); err != nil {
+			return err
+		}
+	}
 
 	opening, endOpening := a.beginOpening(ctx)
 	defer endOpening()
@@ -139,9 +144,15 @@ func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, err
 		return nil, err
 	}
 	defer release()
+	seen, err := newest(a.s.dir, k)
+	if err != nil {
+		a.s.log.Warn("how far the volume had got is not known", "vol", k.String(), "err", err)
+		seen = nil
+	}
 	w, err := a.spawner(k.name).start(ctx, worker.Start{
 		Mode: worker.ModeServe, Dir: a.s.dir.VolumeDir(k.account, k.name), Label: k.String(),
-		Lease: &worker.Lease{Deadline: worker.In(openTimeout)}, // the real one follows with the key known
+		Lease:  &worker.Lease{Deadline: worker.In(openTimeout)}, // the real one follows with the key known
+		Newest: seen,
 	}, func(id string) (*account.AEKRecord, error) {
 		if _, err := a.lease(id); err != nil {
 			return nil, err
@@ -190,6 +201,7 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 		e.Volume = k.name
 		a.event(e)
 	}
+	m.remember = func(p worker.Position) error { return rememberPosition(a.s.dir, k, p) }
 	m.gone = func() { a.forgetMount(k) }
 	m.keeping = a.s.keeping
 	m.keeping.hold(keepHold{

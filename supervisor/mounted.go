@@ -73,6 +73,8 @@ type mounted struct {
 	event func(account.Event)
 	// keeping has the mount's second holder, who is told of every worker.
 	keeping *keeping
+	// remember stores how far the volume has got.
+	remember func(worker.Position) error
 	// gone takes the volume off the daemon's list; the loop calls it at its end.
 	gone func()
 
@@ -91,22 +93,23 @@ type mounted struct {
 	}
 
 	// The rest belongs to the loop.
-	errno       syscall.Errno  // what refused requests get
-	answerer    *fs.Answerer   // nil = nobody refuses requests
-	attempt     *attempt       // nil = no worker is being started
-	restoring   bool           // the attempt gives access back: its failure suspends again
-	servingFrom time.Time      // when the worker took over
-	downSince   time.Time      // when the last worker ended; zero while one serves
-	failures    []time.Time    // recent failed starts
-	killed      int            // starts in a row that failed, those by SIGKILL included
-	delay       time.Duration  // before the next start in phaseBackoff
-	wait        *time.Timer    // of the phase: see timeUp
-	waiters     []chan<- error // who waits for the suspension or restoration under way
-	unmounting  *command       // an unmount that the kernel is carrying out
-	unmountDone chan error     // its result
-	endBy       time.Time      // when a worker that is to end is killed
-	dying       int            // how often it was seen dying since
-	closeErr    error          // with which the mount has ended
+	errno       syscall.Errno   // what refused requests get
+	answerer    *fs.Answerer    // nil = nobody refuses requests
+	attempt     *attempt        // nil = no worker is being started
+	restoring   bool            // the attempt gives access back: its failure suspends again
+	servingFrom time.Time       // when the worker took over
+	downSince   time.Time       // when the last worker ended; zero while one serves
+	failures    []time.Time     // recent failed starts
+	killed      int             // starts in a row that failed, those by SIGKILL included
+	delay       time.Duration   // before the next start in phaseBackoff
+	wait        *time.Timer     // of the phase: see timeUp
+	waiters     []chan<- error  // who waits for the suspension or restoration under way
+	unmounting  *command        // an unmount that the kernel is carrying out
+	unmountDone chan error      // its result
+	endBy       time.Time       // when a worker that is to end is killed
+	dying       int             // how often it was seen dying since
+	closeErr    error           // with which the mount has ended
+	noted       worker.Position // what is remembered of the volume
 }
 
 // kind is what a command asks for.
@@ -214,6 +217,7 @@ func (m *mounted) run(first *workerProcess) {
 		case c := <-m.commands:
 			m.handle(c)
 		case <-m.workerDead():
+			m.note()
 			m.workerDied()
 		case r := <-m.attemptDone():
 			m.attemptEnded(r)
@@ -226,6 +230,7 @@ func (m *mounted) run(first *workerProcess) {
 		case <-renew.C:
 			m.renewNow()
 		case <-look.C:
+			m.note()
 			if m.phase() == phaseServing {
 				m.watchDying()
 			}

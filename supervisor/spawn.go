@@ -45,8 +45,9 @@ type workerProcess struct {
 	ready  chan struct{}      // closed when the worker has opened the volume
 	dead   chan struct{}      // closed when it is reaped; exit is set then
 
-	unanswered atomic.Int32 // pings since the last pong
-	closed     atomic.Bool  // it has reported that it lets nothing through
+	position   atomic.Pointer[worker.Position] // the last it told
+	unanswered atomic.Int32                    // pings since the last pong
+	closed     atomic.Bool                     // it has reported that it lets nothing through
 
 	readyOnce sync.Once // a worker is not trusted to say it only once
 
@@ -217,6 +218,7 @@ func (p *workerProcess) waitDone(ctx context.Context) (worker.Done, error) {
 var codes = map[worker.Class]api.Code{
 	worker.ClassKey:     api.CodeMisconfigured,
 	worker.ClassLocked:  api.CodeBusy,
+	worker.ClassOlder:   api.CodeCorrupt,
 	worker.ClassCorrupt: api.CodeCorrupt,
 	worker.ClassVersion: api.CodeVersion,
 	worker.ClassSpace:   api.CodeFailed,
@@ -230,6 +232,9 @@ func (p *workerProcess) failure() error {
 	if f := p.mu.failed; f != nil {
 		if f.Class == worker.ClassLocked {
 			return api.Errorf(api.CodeBusy, "the volume is in use by another process")
+		}
+		if f.Class == worker.ClassOlder {
+			return &api.Error{Code: api.CodeCorrupt, Message: f.Reason, Hint: "put the newest copy in its place; or go on with this one: cmkfsd volume mount --accept-older"}
 		}
 		return api.Errorf(codes[f.Class], f.Reason)
 	}
@@ -266,6 +271,9 @@ func (p *workerProcess) receive() {
 func (p *workerProcess) take(r worker.Reply) {
 	if p.onReply != nil {
 		p.onReply(r)
+	}
+	if r.Position != nil {
+		p.position.Store(r.Position)
 	}
 	p.unanswered.Store(0) // whatever it says, it is alive
 	p.mu.Lock()

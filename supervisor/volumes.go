@@ -153,6 +153,9 @@ func (a *acct) deleteVolume(ctx context.Context, name string) error {
 	if err := a.s.dir.DeleteVolume(a.name, name); err != nil {
 		return err
 	}
+	if err := a.s.dir.ForgetPosition(a.name, name); err != nil {
+		a.s.log.Warn("what is known of a deleted volume stays", "vol", k.String(), "err", err)
+	}
 	a.event(account.Event{Kind: account.AuditVolumeDeleted, Volume: name})
 	return nil
 }

@@ -172,11 +172,11 @@ func (w *process) run() int {
 	}
 	switch {
 	case start.Mode == ModeServe && start.Lease != nil:
-		return w.serve(dir, *start.Lease)
+		return w.serve(dir, *start.Lease, start.Newest)
 	case start.Mode == ModeFormat && start.Format != nil:
 		return w.format(dir, *start.Format)
 	case start.Mode == ModeCheck && start.Check != nil:
-		return w.check(dir, *start.Check)
+		return w.check(dir, *start.Check, start.Newest)
 	case start.Mode == ModeReseal:
 		return w.reseal(dir)
 	}

@@ -57,6 +57,7 @@ type Reply struct {
 	Finding   *Finding   `json:"finding,omitempty"`   // of a check
 	Repaired  *Repaired  `json:"repaired,omitempty"`  // of a check that repairs
 	Done      *Done      `json:"done,omitempty"`      // format or check is complete
+	Position  *Position  `json:"position,omitempty"`  // how far the volume has got
 
 	Key *KeyAnswer `json:"key,omitempty"` // the answer to a key request
 }
@@ -67,9 +68,10 @@ type Start struct {
 	Dir   string `json:"dir"`   // the volume's directory
 	Label string `json:"label"` // ACCOUNT/VOLUME, for the log
 
-	Lease  *Lease  `json:"lease,omitempty"`
-	Format *Format `json:"format,omitempty"`
-	Check  *Check  `json:"check,omitempty"`
+	Lease  *Lease    `json:"lease,omitempty"`
+	Format *Format   `json:"format,omitempty"`
+	Check  *Check    `json:"check,omitempty"`
+	Newest *Position `json:"newest,omitempty"` // how far the volume had got; behind that it is refused
 }
 
 // Serve hands a mount over to a worker whose volume is open. Two descriptors
@@ -168,6 +170,7 @@ const (
 	ClassKey     Class = "key"     // no key arrived, or not this volume's
 	ClassLocked  Class = "locked"  // another process has the volume open
 	ClassCorrupt Class = "corrupt" // damaged or tampered with
+	ClassOlder   Class = "older"   // a copy that is older than the volume was
 	ClassVersion Class = "version" // a format this program does not know
 	ClassSpace   Class = "space"   // the host file system is full
 	ClassOther   Class = "other"

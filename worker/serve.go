@@ -43,17 +43,21 @@ type serving struct {
 	deadline int64                        // of the lease, CLOCK_BOOTTIME nanoseconds
 	served   chan error                   // the end of the reading loops; nil = the mount is gone
 	forward  []byte                       // the parts so far of a forwarded request
+	id       [16]byte                     // of the volume
+	told     meta.Position                // what the supervisor knows of the volume
 }
 
 // serve opens the volume and answers the mount's requests until the volume is
 // suspended or unmounted.
-func (w *process) serve(dir store.Store, lease Lease) int {
+func (w *process) serve(dir store.Store, lease Lease, newest *Position) int {
 	ctx := context.Background()
 	cfg, err := w.unlock(dir)
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
 	s := &serving{process: w, dir: dir, deadline: lease.Deadline, served: make(chan error, 1)}
+	s.id = cfg.VolumeID
+	cfg.Newest = newest.known(cfg.VolumeID)
 	cfg.InFlight = func() []uint64 {
 		if nodes := s.nodes.Load(); nodes != nil {
 			return nodes.Unanswered()
@@ -105,6 +109,9 @@ func (s *serving) takeOver(m Serve, files []*os.File) error {
 func (s *serving) loop(ctx context.Context) int {
 	lease := time.NewTimer(0)
 	defer lease.Stop()
+	position := time.NewTicker(positionEvery)
+	defer position.Stop()
+	s.tellPosition()
 	for {
 		select {
 		case r, ok := <-s.requests:
@@ -122,6 +129,8 @@ func (s *serving) loop(ctx context.Context) int {
 				return s.stopAlone(ctx)
 			}
 			lease.Reset(min(left, leaseLook))
+		case <-position.C:
+			s.tellPosition()
 		case err := <-s.served:
 			if err != nil {
 				s.log.Error("serving ended", "err", err)
@@ -194,6 +203,7 @@ func (s *serving) suspend(ctx context.Context, errno syscall.Errno, wait bool) (
 		s.log.Error("suspending: cannot make the volume durable", "err", err)
 		ok = false
 	}
+	s.tellPosition()
 	return counts, ok
 }
 
@@ -226,7 +236,11 @@ func (s *serving) unmounted(ctx context.Context) int {
 
 // closeVolume checkpoints: the next mount has nothing to recover.
 func (s *serving) closeVolume(ctx context.Context) int {
-	if err := s.volume.Close(ctx); err != nil {
+	err := s.volume.Close(ctx)
+	if err == nil {
+		s.tellPosition()
+	}
+	if err != nil {
 		s.log.Error("closing the volume", "err", err)
 		if errors.Is(err, meta.ErrFailed) {
 			return ExitStopped

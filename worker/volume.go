@@ -46,8 +46,9 @@ func (w *process) format(dir store.Store, f Format) int {
 }
 
 // check looks for damage and reports it as it is found.
-func (w *process) check(dir store.Store, c Check) int {
+func (w *process) check(dir store.Store, c Check, newest *Position) int {
 	cfg, err := w.unlock(dir)
+	cfg.Newest = newest.known(cfg.VolumeID)
 	if err != nil && classOf(err) == ClassCorrupt {
 		// Without its superblock nothing else of a volume can be looked at.
 		f := Finding{Code: int(meta.FindSuperblock), Where: "superblock", Text: err.Error()}
@@ -106,7 +107,10 @@ func (w *process) done(findings int) int {
 func classOf(err error) Class {
 	var corrupt *meta.CorruptError
 	var version *meta.VersionError
+	var older *meta.OlderError
 	switch {
+	case errors.As(err, &older):
+		return ClassOlder
 	case errors.Is(err, store.ErrLocked):
 		return ClassLocked
 	case errors.As(err, &version):

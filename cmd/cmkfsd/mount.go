@@ -8,10 +8,11 @@ import (
 )
 
 type volumeMountCmd struct {
-	Volume     string   `arg:"" help:"Name of the volume."`
-	MountPoint string   `arg:"" name:"mountpoint" help:"An empty directory."`
-	Options    []string `short:"o" placeholder:"OPTION" help:"Mount options, separated by commas: ro, nosuid, nodev, noexec, noatime, writeback, …"`
-	WhenLocked string   `enum:"fail,suspended" default:"fail" placeholder:"fail|suspended" help:"What to do if the key is not available: fail, or mount the volume suspended, so that nothing is written below the mount point."`
+	Volume      string   `arg:"" help:"Name of the volume."`
+	MountPoint  string   `arg:"" name:"mountpoint" help:"An empty directory."`
+	Options     []string `short:"o" placeholder:"OPTION" help:"Mount options, separated by commas: ro, nosuid, nodev, noexec, noatime, writeback, …"`
+	WhenLocked  string   `enum:"fail,suspended" default:"fail" placeholder:"fail|suspended" help:"What to do if the key is not available: fail, or mount the volume suspended, so that nothing is written below the mount point."`
+	AcceptOlder bool     `help:"Go on with this copy of the volume although it is older than the one last in use, or another."`
 }
 
 // Help has the command's example.
@@ -39,7 +40,7 @@ func (c *volumeMountCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	_, err = client.Mount(s.ctx, name, c.Volume, api.Mount{MountPoint: point, Options: c.Options, WhenLocked: c.WhenLocked})
+	_, err = client.Mount(s.ctx, name, c.Volume, api.Mount{MountPoint: point, Options: c.Options, WhenLocked: c.WhenLocked, AcceptOlder: c.AcceptOlder})
 	if err != nil && os.Geteuid() != 0 && api.ErrorOf(err).Code == api.CodeFailed {
 		return &hinted{err, "only root may mount: run the daemon as root"}
 	}

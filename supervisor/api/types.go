@@ -140,6 +140,9 @@ type Mount struct {
 	MountPoint string   `json:"mountPoint"`
 	Options    []string `json:"options,omitempty"` // as after -o
 	WhenLocked string   `json:"whenLocked,omitempty"`
+	// AcceptOlder makes a copy of the volume acceptable that is behind the
+	// volume as it was.
+	AcceptOlder bool `json:"acceptOlder,omitempty"`
 }
 
 // Unmount asks for the end of a mount.
