@@ -375,12 +375,14 @@ func (v *Volume) readOperations(scans []*slotScan) (ops []operation, durable uin
 		data = max(min(data, sc.until-1), journal)
 		durable, proved = max(durable, data), max(proved, journal)
 		v.lastSeen = max(v.lastSeen, data)
+		if n := len(got); n > 0 {
+			v.lastSeen = max(v.lastSeen, got[n-1].seq)
+		}
 		if data > v.seq {
 			// What the file says of operations in others is needed with them.
 			sc.slot.epoch, sc.slot.last = sc.header.number, data
 		}
 		for _, op := range got {
-			v.lastSeen = max(v.lastSeen, op.seq)
 			if op.seq <= v.seq {
 				continue
 			}

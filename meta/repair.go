@@ -20,6 +20,8 @@ type Repaired struct {
 	Where string `json:"where"`
 	What  string `json:"what"`
 	Lost  bool   `json:"lost"` // something that was written is gone with it
+
+	ino uint64 // of which file it is, 0 = none
 }
 
 func (r Repaired) String() string { return r.Where + ": " + r.What }
@@ -71,6 +73,11 @@ func (r *repairer) done(where, format string, args ...any) {
 	r.did = append(r.did, Repaired{Where: where, What: fmt.Sprintf(format, args...)})
 }
 
+// lostOf is lost for what belongs to an inode, whose name is added later.
+func (r *repairer) lostOf(ino uint64, format string, args ...any) {
+	r.did = append(r.did, Repaired{Where: fmt.Sprintf("inode %d", ino), What: fmt.Sprintf(format, args...), Lost: true, ino: ino})
+}
+
 func (r *repairer) lost(where, format string, args ...any) {
 	r.did = append(r.did, Repaired{Where: where, What: fmt.Sprintf(format, args...), Lost: true})
 }
@@ -120,6 +127,9 @@ func (r *repairer) run() error {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
+	}
+	if err := r.addNames(); err != nil {
+		return err
 	}
 	sum, err := v.index.sum()
 	if err != nil {

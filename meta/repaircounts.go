@@ -100,6 +100,36 @@ func (r *repairer) lostFound() (uint64, error) {
 	return n.ino, r.enter(RootIno, dirent{ino: n.ino, mode: unix.S_IFDIR, name: name})
 }
 
+// addNames says which files the losses are in: one name of each.
+func (r *repairer) addNames() error {
+	type entry struct {
+		dir  uint64
+		name string
+	}
+	names := make(map[uint64]entry)
+	if !slices.ContainsFunc(r.did, func(d Repaired) bool { return d.ino != 0 }) {
+		return nil
+	}
+	err := r.scan(tableDirent, func(k key, val []byte) error {
+		ents, err := unmarshalDirents(val)
+		for _, e := range ents {
+			names[e.ino] = entry{k.a, e.name}
+		}
+		return err
+	})
+	for i := range r.did {
+		d := &r.did[i]
+		path, ino := "", d.ino
+		for steps := 0; ino > RootIno && names[ino].dir != 0 && steps < 1000; steps++ {
+			path, ino = "/"+names[ino].name+path, names[ino].dir
+		}
+		if path != "" {
+			d.Where = fmt.Sprintf("%s (%q)", d.Where, path)
+		}
+	}
+	return err
+}
+
 // fixCounts computes anew whatever counts something else.
 func (r *repairer) fixCounts() error {
 	c, err := r.look()

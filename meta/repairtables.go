@@ -96,7 +96,7 @@ func (r *repairer) dropBlocks() error {
 				continue
 			}
 			from := (k.b*regionPages + uint64(ptr.page)) * pageSize
-			r.lost(fmt.Sprintf("inode %d", k.a), "bytes %d to %d cannot be read (%s): zeros from now on", from, from+uint64(ptr.n)*pageSize-1, blockWhere(ptr.block()))
+			r.lostOf(k.a, "bytes %d to %d cannot be read (%s): zeros from now on", from, from+uint64(ptr.n)*pageSize-1, blockWhere(ptr.block()))
 		}
 		if len(keep) < len(ptrs) {
 			changed[k] = slices.Clone(keep)
@@ -176,7 +176,7 @@ func (r *repairer) recreateInodes() error {
 		}
 		r.v.active.put(key{tableInode, ino, 0}, n.marshal())
 		r.v.nextIno = max(r.v.nextIno, ino+1)
-		r.lost(fmt.Sprintf("inode %d", ino), "owner, permissions, times and exact size are gone; root's, 0600 or 0700, up to the last data there is (%d bytes)", n.size)
+		r.lostOf(ino, "owner, permissions, times and exact size are gone; root's, 0600 or 0700, up to the last data there is (%d bytes)", n.size)
 	}
 	for _, k := range drop {
 		r.v.active.put(k, nil)

@@ -133,18 +133,9 @@ func (s *salvage) read(st store.Store, tags *tagFile) error {
 
 // used returns the pages in use, as the index says itself; nil if it does not.
 func (s *salvage) used(file store.File, tags *tagFile, known *pageTags, pages uint64) pageSet {
-	m, err := newestMeta(file)
-	if err != nil {
+	m, ok := s.meta(file, tags, known, pages)
+	if !ok {
 		return nil
-	}
-	if known != nil && m.txid != known.txid {
-		page := make([]byte, pageSize)
-		if err := readFull(file, page, int64(known.txid%boltMetas)*pageSize); err != nil {
-			return nil
-		}
-		if older, ok := parseBoltMeta(page); ok && tags.matches(known, older.page(), page) {
-			m = older // the newer one never counted
-		}
 	}
 	run, err := freelistRun(file, m)
 	if err == nil {
@@ -166,6 +157,36 @@ func (s *salvage) used(file store.File, tags *tagFile, known *pageTags, pages ui
 	used := make(pageSet, pages/64+1)
 	reachable(file, m.root, pages, used)
 	return used
+}
+
+// meta returns the meta page of the state that the tags describe, or else the
+// newest there is. If that page is damaged, the list of free pages that its
+// transaction wrote says as much, but for where the tables begin.
+func (s *salvage) meta(file store.File, tags *tagFile, known *pageTags, pages uint64) (m boltMeta, ok bool) {
+	page := make([]byte, pageSize)
+	if known != nil {
+		if readFull(file, page, int64(known.txid%boltMetas)*pageSize) != nil {
+			return m, false
+		}
+		if m, ok = parseBoltMeta(page); ok && tags.matches(known, m.page(), page) {
+			return m, true
+		}
+		for _, id := range known.fresh {
+			if id < boltMetas || id >= pages || readFull(file, page, int64(id)*pageSize) != nil {
+				continue
+			}
+			if binary.LittleEndian.Uint16(page[8:])&boltFreelist != 0 && tags.matches(known, id, page) {
+				s.bad = append(s.bad, known.txid%boltMetas)
+				end := uint64(len(known.tags))
+				for end > 0 && known.get(end-1) == [tagSize]byte{} {
+					end--
+				}
+				return boltMeta{txid: known.txid, freelist: id, pages: end}, true
+			}
+		}
+	}
+	m, err := newestMeta(file)
+	return m, err == nil
 }
 
 // reachable adds the pages below one to a set, as far as they can be followed.

@@ -51,8 +51,9 @@ const (
 // pageTags are the tags of a state by page number. A page without one has
 // zeros, which no page matches but with a chance of 2^-128.
 type pageTags struct {
-	txid uint64
-	tags [][tagSize]byte
+	txid  uint64
+	tags  [][tagSize]byte
+	fresh []uint64 // the pages that this state's transaction wrote
 }
 
 func (t *pageTags) set(id uint64, tag []byte) {
@@ -142,6 +143,7 @@ func (f *tagFile) load() (*pageTags, error) {
 		if parts = append(parts, plain); !last {
 			continue
 		}
+		tags.fresh = nil
 		for _, p := range parts {
 			if err := tags.apply(p); err != nil {
 				return nil, &CorruptError{Where: fmt.Sprintf("%s byte %d", tagsName, pos-length), Err: err}
@@ -193,6 +195,7 @@ func (t *pageTags) apply(plain []byte) error {
 		}
 		for i := range n {
 			t.set(first+uint64(i), d.take(tagSize))
+			t.fresh = append(t.fresh, first+uint64(i))
 		}
 	}
 	if d.bad {

@@ -169,6 +169,10 @@ func (w *started) receive(t *testing.T) (worker.Reply, error) {
 	t.Helper()
 	var r worker.Reply
 	_, err := w.conn.Receive(&r)
+	for err == nil && r.Position != nil { // comes at any time
+		r = worker.Reply{}
+		_, err = w.conn.Receive(&r)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
