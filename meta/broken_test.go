@@ -16,7 +16,7 @@ import (
 	"cmkfs/store"
 )
 
-// TestFormat_BrokenVolumes breaks the volumes of testdata/volumes as the files
+// TestFormat_BrokenVolumes breaks a volume as the files
 // in testdata/volumes/broken say, and expects the verdict each has: the codes of
 // the check's findings, whether the repair needs --excise, how many things it
 // says are lost, and how many files are as they were.
