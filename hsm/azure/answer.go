@@ -140,7 +140,10 @@ func readChallenge(headers []string) (string, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") == "" {
 		return "", &challengeError{"it names no tenant"}
 	}
-	if resource = strings.TrimSuffix(strings.TrimSuffix(resource, "/.default"), "/"); resource == "" {
+	for before := ""; before != resource; {
+		before, resource = resource, strings.TrimRight(strings.TrimSuffix(resource, "/.default"), "/")
+	}
+	if resource == "" {
 		return "", &challengeError{"it names no resource"}
 	}
 	tenant, _, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
