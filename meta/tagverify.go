@@ -15,7 +15,7 @@ import (
 
 // verify authenticates every page that the last complete state of the index
 // uses, and calls bad for each that is damaged. It reads the whole file: with
-// the pages in the host's cache about 0.4 s per GiB of index on two
+// the pages in the host's cache about 0.7 s per GiB of index on two
 // busy processors (BenchmarkIndex_Verify).
 //
 // If bbolt had got further than the tags, by a transaction that a crash
