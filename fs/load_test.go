@@ -211,7 +211,15 @@ func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error 
 	defer f.Close()
 	lines := 0
 	for ; !stop.Load(); lines++ {
-		if err := again(func() error { _, err := fmt.Fprintf(f, "line %8d\n", lines); return err }); err != nil {
+		// The kernel may send a write in two parts, at a page's end, of which the
+		// second is refused: write(2) says then how much it wrote.
+		line := fmt.Appendf(nil, "line %8d\n", lines)
+		err := again(func() error {
+			n, err := f.Write(line)
+			line = line[n:]
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		ops.Add(1)
