@@ -55,6 +55,9 @@ const size = 256 << 10 // bytes of the file that is read
 // or ask for something.
 var Reads = []string{"pread", "mmap", "readdir", "open and read", "readlink", "getxattr"}
 
+// Routes are all of them.
+var Routes = append([]string{"stat", "fstat", "pwrite", "create"}, Reads...)
+
 // watcher is the process.
 type watcher struct {
 	job  Job

@@ -90,10 +90,11 @@ func (r *Record) Slots() []Slot {
 func (r *Record) Working(since time.Time) (ok bool, but string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for route, s := range r.mu.last {
-		if s.LastOK.Before(since) {
+	for _, route := range Routes {
+		// Of one that has not said anything yet the slot is empty.
+		if r.mu.last[route].LastOK.Before(since) {
 			return false, route
 		}
 	}
-	return len(r.mu.last) > 0, ""
+	return true, ""
 }
