@@ -139,6 +139,8 @@ func TestVectors(t *testing.T) {
 			case "element":
 				e := crypto.NewSetHasher(v.key()).Element(byte(v.number("table")), v.bytes("record"), v.bytes("value"))
 				v.check("result", e[:], nil)
+			case "pagetag":
+				v.check("result", crypto.NewPageTagger(v.key()).Tag(nil, v.number("number"), v.bytes("page")), nil)
 			default:
 				t.Fatalf("unknown operation %q", op)
 			}

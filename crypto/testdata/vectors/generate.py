@@ -44,6 +44,10 @@ def element(key, table, k, value):
     return hmac.new(key, struct.pack(">BQ", table, len(k)) + k + value, hashlib.sha256).digest()
 
 
+def page_tag(key, number, page):
+    return hmac.new(key, struct.pack(">Q", number) + page, hashlib.sha256).digest()[:16]
+
+
 def rnd(seed, n):
     return hashlib.shake_128(seed.encode()).digest(n)
 
@@ -113,3 +117,6 @@ for size in (1, 7, 8, 9, 24, 255):
 for size in (0, 300):
     write(f"element-{size}", "element", key=KEY, table=3, record=b"record key", value=rnd("value", size),
           result=element(KEY, 3, b"record key", rnd("value", size)))
+for number in (0, 70000):
+    write(f"pagetag-{number}", "pagetag", key=KEY, number=number, page=rnd("page", 4096),
+          result=page_tag(KEY, number, rnd("page", 4096)))
