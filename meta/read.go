@@ -124,9 +124,11 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 		clear(dst)
 	}
 	for i := 0; i < len(p.ptrs); {
-		// Blocks that lie side by side in a segment are read with one call.
+		// Blocks that lie side by side in a segment are read with one call, but no
+		// more than the processor's cache holds until they are decrypted.
 		j := i + 1
-		for j < len(p.ptrs) && p.ptrs[j].seg == p.ptrs[i].seg && p.ptrs[j].phys == p.ptrs[j-1].phys+uint32(p.ptrs[j-1].blk) {
+		for j < len(p.ptrs) && j-i < runBlocks && p.ptrs[j].seg == p.ptrs[i].seg &&
+			p.ptrs[j].phys == p.ptrs[j-1].phys+uint32(p.ptrs[j-1].blk) {
 			j++
 		}
 		if err := v.readRun(p.ptrs[i:j], dst, off); err != nil {
@@ -139,6 +141,9 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 	}
 	return nil
 }
+
+// runBlocks bounds what readRun is given: 256 KiB.
+const runBlocks = 16
 
 // readRun reads and decrypts blocks that are contiguous in one segment.
 func (v *Volume) readRun(run []located, dst []byte, off uint64) error {
@@ -164,17 +169,31 @@ func (v *Volume) readRun(run []located, dst []byte, off uint64) error {
 		// The tag goes behind the ciphertext, over the next block's first bytes.
 		var saved [tagSize]byte
 		copy(saved[:], buf[end:end+tagSize])
-		plain, err := seg.open(&r.pointer, buf[at:end+tagSize])
+		whole := r.whole(dst, off)
+		plain, err := seg.open(&r.pointer, whole, buf[at:end+tagSize])
 		if err != nil {
 			return err
+		}
+		copy(buf[end:end+tagSize], saved[:])
+		if whole != nil {
+			continue
 		}
 		for k := range int(r.n) {
 			from := (int(r.skip) + k) * pageSize
 			copyPage(dst, off, r.page+uint64(k), plain[from:from+pageSize])
 		}
-		copy(buf[end:end+tagSize], saved[:])
 	}
 	return nil
+}
+
+// whole returns the part of dst, which begins at byte off of the file, for a block
+// all of which is asked for; nil if not all of it is.
+func (r *located) whole(dst []byte, off uint64) []byte {
+	start, size := int64(r.page*pageSize)-int64(off), int64(r.blk)*pageSize
+	if r.n != r.blk || start < 0 || start+size > int64(len(dst)) {
+		return nil
+	}
+	return dst[start : start : start+size]
 }
 
 // copyPage copies the part of a page's content that lies inside dst, which

@@ -291,14 +291,18 @@ func (s *segments) readBlock(p *pointer, scratch []byte) ([]byte, error) {
 	if err := readFull(seg.file, scratch[:n], int64(p.phys)*pageSize); err != nil {
 		return nil, fmt.Errorf("read %s: %w", segmentName(p.seg), err)
 	}
-	return seg.open(p, scratch[:n+tagSize])
+	return seg.open(p, nil, scratch[:n+tagSize])
 }
 
-// open decrypts in place the block whose ciphertext fills buf but for its last
-// tagSize bytes, which it overwrites.
-func (seg *segment) open(p *pointer, buf []byte) ([]byte, error) {
+// open decrypts the block whose ciphertext fills buf but for its last tagSize
+// bytes, which it overwrites: behind the bytes of dst, which has room for it, or
+// in place if that is nil.
+func (seg *segment) open(p *pointer, dst, buf []byte) ([]byte, error) {
 	copy(buf[len(buf)-tagSize:], p.tag[:])
-	plain, err := seg.cipher.Open(buf[:0], uint64(p.phys), buf, blockAD(int(p.blk)))
+	if dst == nil {
+		dst = buf[:0]
+	}
+	plain, err := seg.cipher.Open(dst, uint64(p.phys), buf, blockAD(int(p.blk)))
 	if err != nil {
 		return nil, &CorruptError{Where: fmt.Sprintf("%s page %d", segmentName(seg.id), p.phys), Err: err}
 	}
