@@ -36,6 +36,14 @@ func (x *index) commitParts(o *overlay, base, s *summary, nodes int64, counted f
 	defer guard("checkpoint", &err)
 	x.readers.stop()
 	defer x.readers.start()
+	if x.untagged {
+		if err := x.tagLast(); err != nil {
+			return last, err
+		}
+		// It may have been a last part: then its summary is what later ones leave.
+		last = x.pending
+		base = last
+	}
 	for next := (key{}); ; {
 		part := *base
 		part.commits, part.setHash = last.commits+1, x.setHash
@@ -54,6 +62,9 @@ func (x *index) commitParts(o *overlay, base, s *summary, nodes int64, counted f
 			return x.putSummary(tx, s)
 		}, &part.setHash)
 		if err != nil {
+			if x.pending = &part; !more {
+				x.pending = s
+			}
 			return last, err
 		}
 		if !more {

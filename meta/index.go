@@ -34,7 +34,8 @@ type index struct {
 	// What follows is of the last transaction of bbolt; commits use it, which
 	// run one at a time.
 	setHash  crypto.SetHash
-	untagged bool // it does not count yet: the host had no room for its tags
+	untagged bool     // it does not count yet: the host had no room for its tags
+	pending  *summary // its summary, then
 }
 
 const (
@@ -335,11 +336,8 @@ func (x *index) commit(o *overlay, s *summary) (err error) {
 // other transaction may begin, which would overwrite pages of the state that
 // counts, until the tags are there.
 func (x *index) update(fn func(*bbolt.Tx) error, after *crypto.SetHash) error {
-	if x.untagged {
-		if err := x.tags.commit(x.file); err != nil {
-			return err
-		}
-		x.untagged = false
+	if err := x.tagLast(); err != nil {
+		return err
 	}
 	before := x.txid()
 	if err := x.db.Update(fn); err != nil {
@@ -349,6 +347,18 @@ func (x *index) update(fn func(*bbolt.Tx) error, after *crypto.SetHash) error {
 		return err
 	}
 	x.untagged, x.setHash = true, *after
+	if err := x.tags.commit(x.file); err != nil {
+		return err
+	}
+	x.untagged = false
+	return nil
+}
+
+// tagLast makes the last transaction count if it does not yet.
+func (x *index) tagLast() error {
+	if !x.untagged {
+		return nil
+	}
 	if err := x.tags.commit(x.file); err != nil {
 		return err
 	}
