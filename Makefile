@@ -15,11 +15,12 @@ export GOFLAGS := -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS))
 MOUNTING := ./fs/... ./supervisor/... ./worker/... ./keyagent/... ./cmd/... ./drill/... ./internal/...
 
 SOAKTIME ?= 2m
+LEAKTIME ?= 1h
 
 CRASHSTATES ?= 2000000
 CUTS ?= 1000
 
-.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick stopping demo ci deps clean
+.PHONY: build test race lint fuzz crashes powercut soak leaks drills bench bench-quick stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -45,6 +46,9 @@ powercut: deps          ## CUTS power cuts of a real ext4 under a volume, a tent
 
 soak: deps build        ## random deaths of processes under load, for SOAKTIME
 	go run ./scripts/soak -time $(SOAKTIME)
+
+leaks: deps build       ## unpack, compare and remove a tree for LEAKTIME; memory and descriptors as a table
+	go run ./scripts/soak -leaks docs/leaks.csv -time $(LEAKTIME)
 
 drills: deps build      ## all drills; with SOAKTIME=2h random ones, for that long
 ifeq ($(origin SOAKTIME),file)

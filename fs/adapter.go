@@ -2,6 +2,7 @@ package fs
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cmkfs/meta"
@@ -36,6 +37,7 @@ type adapter struct {
 	// last reference and tells the volume so apart from a reply that gives
 	// out a new one.
 	stripes [64]sync.Mutex
+	gone    atomic.Uint64 // nodes that lost their last reference
 
 	// later has the nodes to forget that need waiting for something.
 	later struct {
@@ -82,6 +84,7 @@ func (a *adapter) forget(ino, n uint64) {
 	if a.nodes.Remove(ino, n) > 0 {
 		return
 	}
+	a.letGo()
 	done, err := a.vol.TryForget(ino)
 	if err != nil {
 		// A failure leaves an orphan for the next worker to reclaim.

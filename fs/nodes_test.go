@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"cmkfs/fs"
@@ -57,6 +58,62 @@ func TestNodeTable_CountsAreShared(t *testing.T) {
 	}
 	if err := n.Add(1 << 34); err == nil {
 		t.Error("a number beyond the table is accepted")
+	}
+}
+
+// Trim gives back pages without counts, and no count, also while others count.
+func TestNodeTable_Trim(t *testing.T) {
+	n := newNodes(t)
+	other := sharedWith(t, n)
+	const most = 600_000 // counts in three chunks
+	for ino := range uint64(most) {
+		must(t, n.Add(ino))
+	}
+	backed := func() int64 {
+		st, err := n.File().Stat()
+		must(t, err)
+		return st.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	full := backed()
+	for ino := range uint64(most) {
+		if ino%50_000 != 7 {
+			other.Remove(ino, 1)
+		}
+	}
+	var mu sync.Mutex
+	exclusive := func(fn func() error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return fn()
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ino := uint64(0); ino < most; ino += 5003 {
+			mu.Lock()
+			_ = n.Add(ino)
+			mu.Unlock()
+		}
+	})
+	must(t, n.Trim(exclusive))
+	wg.Wait()
+	for ino := range uint64(most) {
+		want := uint32(0)
+		if ino%50_000 == 7 {
+			want++
+		}
+		if ino%5003 == 0 {
+			want++
+		}
+		if got := n.Count(ino); got != want {
+			t.Fatalf("count of %d: %d, want %d", ino, got, want)
+		}
+	}
+	for ino := uint64(0); ino < most; ino += 5003 {
+		n.Remove(ino, 1)
+	}
+	must(t, n.Trim(exclusive))
+	if left := backed(); left > full/10 {
+		t.Errorf("%d bytes are left of %d", left, full)
 	}
 }
 

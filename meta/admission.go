@@ -16,8 +16,8 @@ const (
 	freeInterval = 5 * time.Millisecond
 )
 
-// admit holds an operation back while the journal is nearly full, before it
-// has taken any lock. One that needs space, grow bytes of it, is refused with
+// admit holds an operation back while the journal is nearly full, or memory full
+// of changes, before it has taken any lock. One that needs space, grow bytes of it, is refused with
 // ErrNoSpace when the host has too little left; those that free space are not,
 // so that a full volume can be emptied.
 func (v *Volume) admit(grow int) error {
@@ -29,13 +29,13 @@ func (v *Volume) admit(grow int) error {
 			return err
 		}
 	}
-	if v.journal.used() < busySlots {
+	if !v.crowded() {
 		return nil
 	}
 	a := &v.admission
 	a.Lock()
 	defer a.Unlock()
-	for v.journal.used() >= busySlots {
+	for v.crowded() {
 		if err := v.stopped(); err != nil {
 			return err
 		}
@@ -51,6 +51,11 @@ func (v *Volume) admit(grow int) error {
 		a.cond.Wait()
 	}
 	return nil
+}
+
+// crowded reports that journal or memory can take no more before a checkpoint.
+func (v *Volume) crowded() bool {
+	return v.journal.used() >= busySlots || v.changes.Load() > changesMost
 }
 
 // hasRoom refuses an operation the host has no space for.

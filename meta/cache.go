@@ -69,10 +69,14 @@ func (c *cache) put(k key, val []byte) {
 // drop forgets the keys of an overlay.
 func (c *cache) drop(o *overlay) {
 	o.tree.Scan(func(it item) bool {
-		s := c.shard(it.key)
-		s.Lock()
-		defer s.Unlock()
-		s.lru.Remove(it.key)
+		c.remove(it.key)
 		return true
 	})
+}
+
+func (c *cache) remove(k key) {
+	s := c.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	s.lru.Remove(k)
 }

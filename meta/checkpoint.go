@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,10 +19,11 @@ import (
 //  3. Everything up to S becomes durable, segment data above all.
 //  4. Blocks that died up to S are punched. A crash from here on repeats that:
 //     recovery frees again what the journal's operations freed.
-//  5. One bbolt transaction writes the frozen overlay and the summary with S,
-//     and index.tags the tags of its pages. A crash before these are durable
-//     leaves the old index and the whole journal; after it, recovery skips
-//     journal operations up to S.
+//  5. Transactions of bbolt write the frozen overlay, the last of them also the
+//     summary with S, and index.tags the tags of the pages of each. A crash before
+//     the last of these are durable leaves an index of the old summary, some of
+//     whose values may be as of S, and the whole journal, which gives them these
+//     values again; after it, recovery skips journal operations up to S.
 //  6. Journal slots up to S may be overwritten. A marker in the journal says that
 //     S was durable, so that an older index put in its place is noticed.
 //
@@ -46,7 +48,9 @@ func (v *Volume) checkpoint() error {
 		return err
 	}
 	v.reclaimSynced()
-	if err := v.index.commit(v.frozen, s); err != nil {
+	last, err := v.index.commitParts(v.frozen, v.committed, s, v.mostNodes, v.releaseFrozen)
+	v.committed = last
+	if err != nil {
 		if v.indexAhead() {
 			v.flushFailed()
 			v.fail(err)
@@ -62,11 +66,37 @@ func (v *Volume) checkpoint() error {
 	v.index.cache.drop(v.frozen)
 	v.mu.Lock()
 	v.frozen = nil
+	v.noteChangesLocked()
 	v.mu.Unlock()
-	v.committed = s
 	v.checkpointed.Store(s.position())
 	v.journal.release(s.seq)
 	return v.journal.marker(s.seq)
+}
+
+// releaseFrozen takes the values of the keys before next, which are in the index
+// now, out of the frozen overlay: who waits for memory need not wait for the
+// whole checkpoint.
+func (v *Volume) releaseFrozen(next key) {
+	var keys []key
+	v.frozen.tree.Scan(func(it item) bool { // nobody else changes it
+		if it.key.t != tableSegment && it.key.less(next) {
+			keys = append(keys, it.key)
+		}
+		return it.key.less(next)
+	})
+	const atOnce = 512 // with the state lock held
+	for chunk := range slices.Chunk(keys, atOnce) {
+		for _, k := range chunk {
+			v.index.cache.remove(k)
+		}
+		v.mu.Lock()
+		for _, k := range chunk {
+			v.frozen.remove(k)
+		}
+		v.noteChangesLocked()
+		v.mu.Unlock()
+	}
+	v.wakeWaiters()
 }
 
 // indexAhead reports, after a commit that failed, that the index is not as
@@ -76,7 +106,7 @@ func (v *Volume) indexAhead() bool {
 		return false // it has no tags yet, and so does not count
 	}
 	s, err := v.index.summary()
-	return err != nil || s.seq != v.committed.seq
+	return err != nil || s.commits != v.committed.commits
 }
 
 // freeze makes the overlay immutable and describes the state it leads to. It
@@ -112,7 +142,7 @@ func (v *Volume) freeze() *summary {
 		seq: v.seq, commits: v.committed.commits + 1, usedPages: v.usedPages, files: v.files, nextIno: v.nextIno,
 		nextSeg: v.segments.nextID(), setHash: v.committed.setHash, session: v.session, replies: maps.Clone(v.replies),
 	}
-	v.frozen, v.active = v.active, newOverlay()
+	v.frozen, v.active, v.due = v.active, newOverlay(), false
 	return s
 }
 
@@ -126,7 +156,8 @@ func (v *Volume) thaw() {
 		merged.put(it.key, it.val)
 		return true
 	})
-	v.active, v.frozen = merged, nil
+	v.active, v.frozen, v.due = merged, nil, true // who failed tries again in its own time
+	v.noteChangesLocked()
 	for id := range v.space.live {
 		v.space.changed[id] = struct{}{}
 	}

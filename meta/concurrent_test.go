@@ -33,6 +33,9 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history,
 	t.Cleanup(func() { rec.Close() })
 	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
 	v := openVolume(t, h.cfg)
+	if seed%2 == 1 {
+		v.CommitInParts()
+	}
 	all := make([]*lane, lanes)
 	for i := range all {
 		a, err := v.Mkdir(meta.Caller{}, meta.RootIno, fmt.Sprint("lane", i), 0o755)

@@ -15,7 +15,8 @@
 //
 // Lock order, strictly downwards: an inode's data lock (Volume.dataLock), the
 // state lock (Volume.mu), the journal's pending buffer. The journal's write
-// lock and the sync lock are taken with none of these held. No lock is held
+// lock and, in this order, the checkpoint's, the reclaim's and the sync lock are
+// taken with none of these held. No lock of the first three is held
 // across segment I/O or encryption except the data lock of the file concerned.
 //
 // Nothing here knows FUSE, keys' origins or process kinds.

@@ -11,13 +11,20 @@ import (
 // Checkpoint writes a checkpoint now.
 func (v *Volume) Checkpoint() error { return v.checkpoint() }
 
+// CommitInParts makes a checkpoint as many transactions as it can be.
+func (v *Volume) CommitInParts() {
+	v.checkpointMu.Lock()
+	defer v.checkpointMu.Unlock()
+	v.mostNodes = 1
+}
+
 // ReclaimSynced punches what durable operations freed.
 func (v *Volume) ReclaimSynced() { v.reclaimSynced() }
 
 // ReclaimUnsynced punches what operations freed that are not durable: a bug.
 func (v *Volume) ReclaimUnsynced() {
-	v.syncMu.Lock()
-	defer v.syncMu.Unlock()
+	v.reclaimMu.Lock()
+	defer v.reclaimMu.Unlock()
 	_ = v.reclaim(v.lastSeq())
 }
 

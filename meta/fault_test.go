@@ -28,6 +28,7 @@ type faultRun struct {
 	rec   *store.Recorder
 	fault *store.Faulty
 	v     *meta.Volume
+	parts bool     // checkpoints are many transactions
 	dumps []string // what the volume may be after a crash of the host, the newest last
 }
 
@@ -35,6 +36,9 @@ type faultRun struct {
 func (r *faultRun) open() error {
 	var err error
 	if r.v, err = meta.Open(context.Background(), r.cfg); err == nil {
+		if r.parts {
+			r.v.CommitInParts()
+		}
 		return nil
 	}
 	if r.rec.OpenFiles() != 0 {
@@ -223,7 +227,7 @@ func failNth(dir string, script []op, n int, fault store.Fault) (hit bool, err e
 		return false, err
 	}
 	defer rec.Close()
-	r := &faultRun{rec: rec}
+	r := &faultRun{rec: rec, parts: n%2 == 1}
 	r.cfg = meta.Config{Store: rec, Key: crypto.Key{9}, VolumeID: [16]byte{8}, Now: clock()}
 	err = meta.Create(context.Background(), r.cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(r.cfg.Key, r.cfg.VolumeID[:])})
 	if err != nil {

@@ -105,6 +105,9 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 		if err != nil {
 			t.Fatalf("seed %d, after %d operations: open: %v", seed, len(h.steps), err)
 		}
+		if seed%2 == 1 {
+			v.CommitInParts()
+		}
 		return v
 	}
 	v := open()
@@ -252,7 +255,11 @@ func (h *history) reopen(rec *store.Recorder) (*meta.Volume, error) {
 		}
 		return all
 	}
-	return meta.Open(context.Background(), cfg)
+	v, err := meta.Open(context.Background(), cfg)
+	if err == nil && h.seed%2 == 1 {
+		v.CommitInParts()
+	}
+	return v, err
 }
 
 // expect opens a state and checks that it is the history after some number of

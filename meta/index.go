@@ -26,13 +26,16 @@ type index struct {
 	tags    *tagFile
 	readers *readers
 	cache   *cache
-	box     *crypto.Box
-	hasher  *crypto.SetHasher
+
+	resident residency
+	box      *crypto.Box
+	hasher   *crypto.SetHasher
 
 	// What follows is of the last transaction of bbolt; commits use it, which
 	// run one at a time.
 	setHash  crypto.SetHash
-	untagged bool // it does not count yet: the host had no room for its tags
+	untagged bool     // it does not count yet: the host had no room for its tags
+	pending  *summary // its summary, then
 }
 
 const (
@@ -219,6 +222,7 @@ func (x *index) read(k key) (val []byte, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err = x.readers.view(func(r *reader) error {
 		kb := k.bytes()
+		x.touched(r.tx)
 		sealed := r.bucket(k.t).Get(kb[:])
 		if sealed == nil {
 			return nil
@@ -234,7 +238,7 @@ func (x *index) scan(t table, fn func(*indexIter) error) (err error) {
 	defer guard("scan", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return x.readers.view(func(r *reader) error {
-		return fn(&indexIter{x: x, c: r.bucket(t).Cursor()})
+		return fn(&indexIter{x: x, tx: r.tx, c: r.bucket(t).Cursor()})
 	})
 }
 
@@ -242,6 +246,7 @@ func (x *index) scan(t table, fn func(*indexIter) error) (err error) {
 // of scan.
 type indexIter struct {
 	x      *index
+	tx     *bbolt.Tx
 	c      *bbolt.Cursor
 	key    key
 	sealed []byte
@@ -272,6 +277,7 @@ func (i *indexIter) seek(in span) error {
 
 func (i *indexIter) next(in span) {
 	last := i.key
+	i.x.touched(i.tx)
 	k, v := i.c.Next()
 	if err := i.set(in.from.t, k, v); err != nil {
 		panic(err) // ends in guard as a CorruptError
@@ -308,7 +314,7 @@ func (x *index) put(b *bbolt.Bucket, k key, val []byte, sum *crypto.SetHash) err
 	return b.Put(kb[:], sealed)
 }
 
-// commit writes an overlay and the summary in one transaction. After an error
+// commit writes an overlay and the summary in one transaction, however large. After an error
 // that is ENOSPC, memory and disk are good for another try.
 func (x *index) commit(o *overlay, s *summary) (err error) {
 	defer guard("checkpoint", &err)
@@ -330,11 +336,8 @@ func (x *index) commit(o *overlay, s *summary) (err error) {
 // other transaction may begin, which would overwrite pages of the state that
 // counts, until the tags are there.
 func (x *index) update(fn func(*bbolt.Tx) error, after *crypto.SetHash) error {
-	if x.untagged {
-		if err := x.tags.commit(x.file); err != nil {
-			return err
-		}
-		x.untagged = false
+	if err := x.tagLast(); err != nil {
+		return err
 	}
 	before := x.txid()
 	if err := x.db.Update(fn); err != nil {
@@ -344,6 +347,18 @@ func (x *index) update(fn func(*bbolt.Tx) error, after *crypto.SetHash) error {
 		return err
 	}
 	x.untagged, x.setHash = true, *after
+	if err := x.tags.commit(x.file); err != nil {
+		return err
+	}
+	x.untagged = false
+	return nil
+}
+
+// tagLast makes the last transaction count if it does not yet.
+func (x *index) tagLast() error {
+	if !x.untagged {
+		return nil
+	}
 	if err := x.tags.commit(x.file); err != nil {
 		return err
 	}
@@ -378,23 +393,21 @@ func (x *index) settle(again bool) error {
 }
 
 func (x *index) write(tx *bbolt.Tx, o *overlay, s *summary) error {
+	w := tableWriter{x: x, tx: tx, sum: &s.setHash}
 	var failed error
-	var b *bbolt.Bucket
-	t := table(0)
 	o.tree.Scan(func(it item) bool {
-		if it.key.t != t {
-			t = it.key.t
-			b = tx.Bucket(bucketNames[t])
-			b.FillPercent = 0.8 // mostly ascending keys
-		}
-		failed = x.put(b, it.key, it.val, &s.setHash)
+		failed = w.put(it)
 		return failed == nil
 	})
 	return failed
 }
 
 func (x *index) putSummary(tx *bbolt.Tx, s *summary) error {
-	return tx.Bucket(bucketSummary).Put(keySummary, x.box.Seal(nil, s.marshal(), keySummary))
+	b := tx.Bucket(bucketSummary)
+	if err := b.Delete(keyThrough); err != nil {
+		return err
+	}
+	return b.Put(keySummary, x.box.Seal(nil, s.marshal(), keySummary))
 }
 
 func (x *index) summary() (s *summary, err error) {
@@ -420,7 +433,7 @@ func (x *index) forEach(t table, fn func(k key, sealed []byte) error) (err error
 	defer guard("walk", &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return x.db.View(func(tx *bbolt.Tx) error {
-		it := &indexIter{x: x, c: tx.Bucket(bucketNames[t]).Cursor()}
+		it := &indexIter{x: x, tx: tx, c: tx.Bucket(bucketNames[t]).Cursor()}
 		k, v := it.c.First()
 		for last := (key{}); k != nil; k, v = it.c.Next() {
 			if err := it.set(t, k, v); err != nil {
@@ -430,6 +443,7 @@ func (x *index) forEach(t table, fn func(k key, sealed []byte) error) (err error
 				return &CorruptError{Where: indexName + ": " + tableNames[t], Err: errors.New("keys are out of order")}
 			}
 			last = it.key
+			x.touched(tx)
 			if err := fn(it.key, v); err != nil {
 				return err
 			}

@@ -27,6 +27,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if dir := os.Getenv(scaleDirEnv); dir != "" {
+		if err := scaleWorker(dir, os.Getenv(scaleStepsEnv), os.Getenv(scaleOneEnv) != ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

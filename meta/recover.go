@@ -1,7 +1,6 @@
 package meta
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -65,7 +64,7 @@ func openWith(cfg Config, lost func(where, format string, args ...any)) (*Volume
 	v := &Volume{
 		cfg: cfg, st: cfg.Store, log: cfg.Log, now: cfg.Now, sb: sb, keys: deriveKeys(cfg.Key),
 		active: newOverlay(), replies: make(map[uint64]uint64), orphans: make(map[uint64]struct{}), inline: make(map[uint64]struct{}),
-		space: newSpace(), lost: lost, kick: make(chan struct{}, 1), failed: make(chan struct{}),
+		space: newSpace(), mostNodes: mostNodes, lost: lost, kick: make(chan struct{}, 1), failed: make(chan struct{}),
 	}
 	if v.now == nil {
 		v.now = time.Now
@@ -120,6 +119,17 @@ func (v *Volume) recover() error {
 	v.journal = &journal{st: v.st, base: v.keys.journal, volumeID: v.sb.VolumeID, size: v.sb.JournalBytes, rotated: v.wake}
 	if err := v.replay(); err != nil {
 		return err
+	}
+	through, err := v.index.through()
+	if err != nil {
+		return err
+	}
+	if v.seq < through {
+		err := fmt.Errorf("operations %d to %d were durable and are missing or damaged", v.seq+1, through)
+		if v.lost == nil {
+			return &CorruptError{Where: journalDir, Err: err}
+		}
+		v.lost(journalDir, "%v; some of what they changed is in the index", err)
 	}
 	v.journal.durable.Store(s.seq)
 	v.journal.written.Store(v.seq)
@@ -462,7 +472,7 @@ func (sc *slotScan) record(pos int, number uint64) (r scannedRecord) {
 		return r
 	}
 	body := sc.data[pos+recordHeader : pos+recordHeader+length+tagSize]
-	plain, err := sc.cipher.Open(nil, number, bytes.Clone(body), h)
+	plain, err := sc.cipher.Open(nil, number, body, h)
 	if err != nil {
 		return r
 	}

@@ -23,11 +23,12 @@ import (
 // code with the packages meta and crypto, and so proves that the document says
 // enough, and that it is true. It reads undamaged volumes only.
 type secondReader struct {
-	dir    string
-	volume []byte // id
-	vek    []byte
-	values map[valueKey][]byte
-	seq    uint64 // the last operation in values
+	dir     string
+	volume  []byte // id
+	vek     []byte
+	values  map[valueKey][]byte
+	seq     uint64 // the last operation in values
+	through uint64 // the last operation of which the index has values
 }
 
 type valueKey struct {
@@ -233,6 +234,13 @@ func (r *secondReader) readIndex() error {
 			return fmt.Errorf("summary: %w", err)
 		}
 		r.seq = le.Uint64(summary[1:])
+		if sealed := tx.Bucket([]byte("summary")).Get([]byte("through")); sealed != nil {
+			through, err := boxOpen(box, sealed, []byte("through"))
+			if err != nil {
+				return fmt.Errorf("through: %w", err)
+			}
+			r.through = le.Uint64(through)
+		}
 		return nil
 	})
 }
@@ -305,6 +313,9 @@ func (r *secondReader) readJournal() error {
 				rec.plain = rec.plain[n:]
 			}
 		}
+	}
+	if r.seq < r.through {
+		return fmt.Errorf("the journal ends at operation %d, the index has values of operation %d", r.seq, r.through)
 	}
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -40,6 +42,7 @@ type segments struct {
 		nextID uint64
 		dirty  map[uint64]*segment // written since the last flush
 		fresh  bool                // a segment was created since the last flush
+		idle   []*segment          // not in open any more, to be closed at the next trim
 	}
 }
 
@@ -194,6 +197,36 @@ func (s *segments) nextID() uint64 {
 	return s.mu.nextID
 }
 
+// mostOpen is how many segments stay open for long.
+const mostOpen = 256
+
+// trim closes segments beyond the most that stay open, now and then: files take
+// descriptors, and a volume may have any number of them. Whoever has just got one
+// of them has until the next call to begin reading, and then a close waits.
+func (s *segments) trim() error {
+	s.mu.Lock()
+	idle := s.mu.idle
+	s.mu.idle = nil
+	for id, seg := range s.mu.open {
+		if len(s.mu.open) <= mostOpen {
+			break
+		}
+		if seg != s.mu.cur && seg.writers == 0 && s.mu.dirty[id] == nil {
+			delete(s.mu.open, id)
+			s.mu.idle = append(s.mu.idle, seg)
+		}
+	}
+	s.mu.Unlock()
+	return closeAll(idle)
+}
+
+func closeAll(segs []*segment) (err error) {
+	for _, seg := range segs {
+		err = errors.Join(err, seg.file.Close())
+	}
+	return err
+}
+
 // remove deletes a segment in which nothing is alive.
 func (s *segments) remove(id uint64) error {
 	s.mu.Lock()
@@ -216,11 +249,9 @@ func (s *segments) remove(id uint64) error {
 func (s *segments) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var err error
-	for _, seg := range s.mu.open {
-		err = errors.Join(err, seg.file.Close())
-	}
+	err := closeAll(append(slices.Collect(maps.Values(s.mu.open)), s.mu.idle...))
 	clear(s.mu.open)
+	s.mu.idle = nil
 	return err
 }
 

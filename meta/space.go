@@ -60,11 +60,11 @@ func (s *space) take(seq uint64) []block {
 	return out
 }
 
-// reclaim gives dead space back to the host. The caller holds v.syncMu, so that
-// no flush is under way on a segment that is removed here, and everything up
-// to seq is durable. A crash in between leaks nothing: recovery punches again
-// what the journal's remaining operations freed, and the journal is released
-// only after this.
+// reclaim gives dead space back to the host. The caller holds v.reclaimMu, and
+// everything up to seq is durable. Flushes go on meanwhile, since there may be
+// thousands of holes to punch, but none while a segment is removed. A crash in
+// between leaks nothing: recovery punches again what the journal's remaining
+// operations freed, and the journal is released only after this.
 func (v *Volume) reclaim(seq uint64) error {
 	dead := v.space.take(seq)
 	if len(dead) == 0 {
@@ -98,7 +98,10 @@ func (v *Volume) reclaim(seq uint64) error {
 	}
 	for id, gone := range empty {
 		if gone {
-			if err := v.segments.remove(id); err != nil {
+			v.syncMu.Lock()
+			err := v.segments.remove(id)
+			v.syncMu.Unlock()
+			if err != nil {
 				return err
 			}
 		}

@@ -93,6 +93,13 @@ func (o *overlay) put(k key, val []byte) {
 	}
 }
 
+// remove forgets a key; it does not say that it is deleted.
+func (o *overlay) remove(k key) {
+	if old, had := o.tree.Delete(item{key: k}); had {
+		o.bytes -= int64(len(old.val)) + itemOverhead
+	}
+}
+
 // get returns a value and whether the overlay knows the key; a nil value with
 // true says deleted.
 func (o *overlay) get(k key) ([]byte, bool) {

@@ -220,6 +220,7 @@ func (v *Volume) apply(op *operation, local map[key][]byte) error {
 		v.wroteBlocks.Store(op.seq)
 	}
 	v.space.account(op)
+	v.noteChangesLocked()
 	return nil
 }
 

@@ -62,13 +62,19 @@ type Volume struct {
 	orphans   map[uint64]struct{}
 	inline    map[uint64]struct{} // inodes with small data to migrate, and some without
 	space     *space
+	due       bool // a checkpoint was asked for since the last freeze
+
+	changes atomic.Int64 // bytes of active and frozen
 
 	syncMu      sync.Mutex    // one flush at a time; others share its result; guards marked
 	marked      uint64        // the last marker in the journal
 	unmarked    []block       // while the volume is opened: replayed blocks that no marker covers
 	wroteBlocks atomic.Uint64 // the last operation that wrote blocks to a segment
 
-	checkpointMu sync.Mutex // one checkpoint at a time; guards committed
+	reclaimMu sync.Mutex // one reclaim at a time
+
+	checkpointMu sync.Mutex // one checkpoint at a time; guards committed and mostNodes
+	mostNodes    int64      // see the constant
 	committed    *summary
 	checkpointed atomic.Pointer[Position] // of committed
 
@@ -284,6 +290,9 @@ func (v *Volume) background(ctx context.Context) {
 		}
 		v.prove()
 		v.reclaimSynced()
+		if err := v.segments.trim(); err != nil {
+			v.log.Warn("a segment could not be closed", "err", err)
+		}
 		if due {
 			v.tryCheckpoint()
 			last = time.Now()
@@ -293,8 +302,8 @@ func (v *Volume) background(ctx context.Context) {
 
 // reclaimSynced gives the host the space back that durable operations freed.
 func (v *Volume) reclaimSynced() {
-	v.syncMu.Lock()
-	defer v.syncMu.Unlock()
+	v.reclaimMu.Lock()
+	defer v.reclaimMu.Unlock()
 	if err := v.reclaim(v.journal.durable.Load()); err != nil {
 		v.log.Warn("dead space could not be given back to the host", "err", err)
 	}

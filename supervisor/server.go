@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -235,7 +236,7 @@ func answer(w http.ResponseWriter, result any, err error) {
 // status says how everything is now.
 func (s *Supervisor) status(ctx context.Context) (api.Status, error) {
 	st := api.Status{
-		PID: os.Getpid(), KeyAgentPID: s.agent.PID(), Version: s.cfg.Version, Started: s.started,
+		PID: os.Getpid(), KeyAgentPID: s.agent.PID(), Goroutines: runtime.NumGoroutine(), Version: s.cfg.Version, Started: s.started,
 		Resend: kernelResends(), Accounts: []api.AccountStatus{},
 	}
 	for _, a := range s.accounts() {

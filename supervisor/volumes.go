@@ -198,6 +198,6 @@ func (m *mounted) status(ctx context.Context, st *api.VolumeStatus) {
 	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
 	defer cancel()
 	if n, ok := w.stats(ctx); ok {
-		st.UsedBytes, st.Files = n.UsedBytes, n.Files
+		st.UsedBytes, st.Files, st.Goroutines = n.UsedBytes, n.Files, n.Goroutines
 	}
 }

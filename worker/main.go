@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cmkfs/meta"
 	"cmkfs/store"
 )
 
@@ -127,18 +128,26 @@ func enterStage2(lockMemory bool) error {
 			slog.Warn("memory may be swapped", "err", err)
 		}
 	}
-	limitHeap()
 	return filterCalls()
 }
 
-// limitHeap makes the garbage collector work harder before a busy worker takes
-// more than a quarter of the machine's memory.
-func limitHeap() {
-	const least = 256 << 20 // bytes
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err == nil && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(max(least, int64(info.Totalram)*int64(info.Unit)/4))
+// limitHeap makes the garbage collector work harder before the process takes
+// more memory than it needs: for serving, what an open volume does, whatever its
+// size; a check knows every file and block, and gets a quarter of the machine.
+func limitHeap(mode Mode) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
+	const least = 256 << 20 // bytes
+	limit := int64(meta.HeapLimit)
+	if mode == ModeCheck {
+		var info unix.Sysinfo_t
+		if unix.Sysinfo(&info) != nil {
+			return
+		}
+		limit = max(least, int64(info.Totalram)*int64(info.Unit)/4)
+	}
+	debug.SetMemoryLimit(limit)
 }
 
 // message is a request with the descriptors that came with it.
@@ -164,6 +173,7 @@ func (w *process) run() int {
 		return w.fail(ClassOther, errors.New("the first message is not a start"))
 	}
 	start := *r.Start
+	limitHeap(start.Mode)
 	w.log = w.log.With("vol", start.Label)
 	slog.SetDefault(w.log)
 	dir, err := store.OpenDir(start.Dir)

@@ -151,6 +151,7 @@ type Stats struct {
 	FreeBytes  uint64 `json:"freeBytes"`
 	Files      uint64 `json:"files"`
 	HeapBytes  uint64 `json:"heapBytes"` // memory of the worker's Go heap
+	Goroutines int    `json:"goroutines"`
 }
 
 // Closed reports that no request reaches the volume any more, whatever the

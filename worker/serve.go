@@ -260,6 +260,6 @@ func (s *serving) sendStats() {
 	// A supervisor that is gone is noticed by the loop.
 	_ = s.conn.Send(Reply{Stats: &Stats{
 		QuotaBytes: usage.QuotaBytes, UsedBytes: usage.UsedBytes, FreeBytes: usage.FreeBytes,
-		Files: usage.Files, HeapBytes: m.HeapInuse,
+		Files: usage.Files, HeapBytes: m.HeapInuse, Goroutines: runtime.NumGoroutine(),
 	}})
 }

@@ -40,6 +40,7 @@ type Status struct {
 	PID int `json:"pid,omitempty"` // of the daemon
 	// KeyAgentPID is the key agent's process; it is another one after each use.
 	KeyAgentPID int             `json:"keyAgentPid,omitempty"`
+	Goroutines  int             `json:"goroutines,omitempty"` // of the daemon
 	Version     string          `json:"version,omitempty"`
 	Started     time.Time       `json:"started,omitzero"`
 	Resend      bool            `json:"resend"` // the kernel repeats requests of a worker that died
@@ -89,7 +90,8 @@ type VolumeStatus struct {
 	UsedBytes  uint64 `json:"usedBytes"`  // 0 while nobody serves the volume
 	Files      uint64 `json:"files"`
 	WorkerPID  int    `json:"workerPid,omitempty"`
-	Restarts   int    `json:"restarts,omitempty"` // workers that died since the mount
+	Goroutines int    `json:"goroutines,omitempty"` // of the worker, while it serves
+	Restarts   int    `json:"restarts,omitempty"`   // workers that died since the mount
 }
 
 // CreateAccount asks for a new account with a platform-managed key.

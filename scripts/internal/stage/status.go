@@ -11,14 +11,16 @@ import (
 type Status struct {
 	PID         int `json:"pid"`
 	KeyAgentPID int `json:"keyAgentPid"`
+	Goroutines  int `json:"goroutines"`
 	Accounts    []struct {
 		Name    string `json:"name"`
 		State   string `json:"state"`
 		Reason  string `json:"reason"`
 		Volumes []struct {
-			Name      string `json:"name"`
-			State     string `json:"state"`
-			WorkerPID int    `json:"workerPid"`
+			Name       string `json:"name"`
+			State      string `json:"state"`
+			WorkerPID  int    `json:"workerPid"`
+			Goroutines int    `json:"goroutines"`
 		} `json:"volumes"`
 	} `json:"accounts"`
 }

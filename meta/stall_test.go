@@ -1,0 +1,80 @@
+package meta_test
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/crypto"
+	"cmkfs/meta"
+	"cmkfs/store"
+)
+
+// TestVolume_CheckpointStalls: while a checkpoint writes changes that are spread
+// over a whole directory, and gives dead blocks back to the host, operations go on.
+// How long they take is printed; judged is only that none waits for the whole
+// checkpoint. CMKFS_LIMIT_FILES is how many files are changed.
+func TestVolume_CheckpointStalls(t *testing.T) {
+	files := 10_000
+	if env, err := strconv.Atoi(os.Getenv("CMKFS_LIMIT_FILES")); err == nil {
+		files = env
+	}
+	st := must[*store.Dir](t)(store.OpenDir(t.TempDir()))
+	cfg := meta.Config{Store: st, Key: crypto.NewKey()}
+	if err := meta.Create(t.Context(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
+		t.Fatal(err)
+	}
+	v := openVolume(t, cfg)
+	inos := make([]uint64, files)
+	data := make([]byte, 16<<10)
+	for i := range inos {
+		inos[i] = must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, scaleName(i), unix.S_IFREG|0o600, 0)).Ino
+		must[int](t)(v.Write(meta.Caller{}, inos[i], data, 0))
+	}
+	if err := v.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	for i, ino := range inos {
+		if i%2 == 0 { // its block dies
+			must[int](t)(v.Write(meta.Caller{}, ino, data, 0))
+		}
+		mode := uint32(0o640)
+		must[meta.Attr](t)(v.SetAttr(meta.Caller{}, ino, meta.SetAttr{Mode: &mode}))
+	}
+	var took []time.Duration
+	done := make(chan error, 1)
+	begin := time.Now()
+	go func() { done <- v.Checkpoint() }()
+	var err error
+	for i, running := 0, true; running; i++ {
+		ino := inos[i*7919%files]
+		t0 := time.Now()
+		must[meta.Attr](t)(v.GetAttr(ino))
+		t1 := time.Now()
+		must[int](t)(v.Write(meta.Caller{}, ino, data[:100], 50))
+		took = append(took, t1.Sub(t0), time.Since(t1))
+		select {
+		case err = <-done:
+			running = false
+		default:
+		}
+	}
+	whole := time.Since(begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(took)
+	at := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
+	t.Logf("a checkpoint of %s: %d operations, p50 %s, p99 %s, p99.9 %s, longest %s", whole, len(took), at(0.5), at(0.99), at(0.999), at(1))
+	if len(took) < 100 && whole > time.Second {
+		t.Errorf("only %d operations in %s", len(took), whole)
+	}
+	if err := v.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkClean(t, cfg)
+}
