@@ -53,13 +53,15 @@ else
 	go run ./scripts/soak -drills -time $(SOAKTIME) $(if $(SEED),-seed $(SEED))
 endif
 
-bench: build            ## all workloads, three repetitions, against native and gocryptfs
-	scripts/install-deps bench
-	scripts/bench
+BENCHFLAGS ?=
 
-bench-quick: build      ## the same in under three minutes, one small repetition
+bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (35 minutes)
 	scripts/install-deps bench
-	scripts/bench --quick
+	go run ./scripts/bench $(BENCHFLAGS)
+
+bench-quick: deps build ## the main rows at small sizes, beside ext4 and gocryptfs, in under three minutes
+	scripts/install-deps bench-quick
+	go run ./scripts/bench -quick $(BENCHFLAGS)
 
 stopping: deps build    ## how long a stop takes with a million cached inodes (5 minutes)
 	go run ./scripts/stopping
