@@ -19,7 +19,7 @@ SOAKTIME ?= 2m
 CRASHSTATES ?= 2000000
 CUTS ?= 1000
 
-.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick stopping demo ci deps clean
+.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick bench-keys stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -58,6 +58,9 @@ BENCHFLAGS ?=
 bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (35 minutes)
 	scripts/install-deps bench
 	go run ./scripts/bench $(BENCHFLAGS)
+
+bench-keys: deps build   ## a customer-managed key beside a platform-managed one, keys changed under load (10 minutes)
+	go run ./scripts/bench -keys -r 5 $(BENCHFLAGS)
 
 bench-quick: deps build ## the main rows at small sizes, beside ext4 and gocryptfs, in under three minutes
 	scripts/install-deps bench-quick

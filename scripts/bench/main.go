@@ -25,6 +25,7 @@ import (
 // options are what a run is told.
 type options struct {
 	quick    bool
+	keys     bool          // compare sources of keys instead of file systems
 	reps     int           // repetitions of those that are judged by each other
 	sides    int           // repetitions of all others
 	groups   []string      // of workload letters that share their files
@@ -46,6 +47,7 @@ Usage: go run ./scripts/bench [flags]        as root, after make build
   go run ./scripts/bench -w F     one row of workloads: the small files
   go run ./scripts/bench -w 'AB H' -with gocryptfs,securefs -r 1
   go run ./scripts/bench -quick -with all
+  make bench-keys                 does a customer-managed key cost anything?
 
 Workloads (scripts/fsbench -h): A B sequential, C cached, D random reads, E random
 writes, F small files, G tree, H SQLite, I git, K compile, L latency beside checkpoints.
@@ -76,6 +78,7 @@ func parse(args []string) (options, error) {
 	f.Usage = func() { fmt.Fprint(f.Output(), usage); f.PrintDefaults() }
 	var o options
 	f.BoolVar(&o.quick, "quick", false, "small sizes, one repetition, gocryptfs and ext4 only unless -with says otherwise")
+	f.BoolVar(&o.keys, "keys", false, "compare customer-managed keys with a platform-managed one instead: small sizes, -r repetitions, groups ABEF unless -w says otherwise")
 	f.IntVar(&o.reps, "r", 3, "repetitions of ext4, gocryptfs and cmkfs")
 	f.IntVar(&o.sides, "sides", 1, "repetitions of all others")
 	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L\"; K once)")
@@ -91,7 +94,10 @@ func parse(args []string) (options, error) {
 	if f.NArg() > 0 || o.reps < 1 || o.sides < 0 {
 		return o, fmt.Errorf("what is %q? see -h", strings.Join(args, " "))
 	}
-	o.complete = !o.quick && *groups == "" && *with == "" && o.mount == "" && o.reps >= 3 && o.sides >= 1
+	o.complete = !o.quick && !o.keys && *groups == "" && *with == "" && o.mount == "" && o.reps >= 3 && o.sides >= 1
+	if o.keys && *groups == "" {
+		*groups = "ABEF"
+	}
 	if *groups == "" {
 		*groups = "AB CD E F G H I K L"
 		if o.quick {
@@ -128,6 +134,13 @@ func run(ctx context.Context, o options) int {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+	if o.keys {
+		fmt.Print(compareKeys(b.results.values, b.results.units))
+		if err != nil {
+			return 1
+		}
+		return 0
 	}
 	rows := b.results.judge()
 	if len(rows) == 0 {

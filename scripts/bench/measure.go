@@ -33,6 +33,9 @@ func (b *bench) measure() error {
 		return err
 	}
 	o := b.options
+	if o.keys {
+		return b.measureKeys()
+	}
 	began := time.Now()
 	b.ours = map[string]time.Duration{}
 	for rep := range o.reps {
@@ -75,7 +78,7 @@ func (b *bench) prepare() error {
 	}
 	goroot = strings.TrimSpace(goroot)
 	tarball, tar := b.Path("src.tar"), []string{"-C", goroot, "-cf", b.Path("src.tar"), "src"}
-	if b.options.quick {
+	if b.options.quick || b.options.keys {
 		tar = []string{"-C", filepath.Join(goroot, "src"), "-cf", tarball, "net", "go", "crypto"}
 		b.args = []string{"-s", "256", "-S", "128", "-t", "3", "-f", "3000", "-R", "400", "-L", "4"}
 	} else {
@@ -84,7 +87,7 @@ func (b *bench) prepare() error {
 	if _, err := b.Do("tar", tar...); err != nil {
 		return err
 	}
-	b.args = append(b.args, "-r", "1", "--leave", "--lock", b.Path("lock"), "--small", small, "-T", tarball)
+	b.args = append(b.args, "-r", "1", "--lock", b.Path("lock"), "--small", small, "-T", tarball)
 	b.AddEnv("CRYFS_FRONTEND=noninteractive", "CRYFS_NO_UPDATE_CHECK=true", "XDG_DATA_HOME="+b.Path("xdg"))
 	b.disk = b.Path("disk")
 	image := b.Path("image")
@@ -119,6 +122,7 @@ type turn struct {
 	group      string
 	dir, mount string
 	watch      string // a file that checkpoints write
+	lasting    bool   // the file system is used again
 	daemon     *stage.Process
 }
 
@@ -159,6 +163,9 @@ func (b *bench) workloads(r rival, t *turn, most time.Duration) ([]sample, strin
 	out := b.Path("samples.jsonl")
 	os.Remove(out)
 	args := append([]string{"-d", t.mount, "-l", r.name, "-o", out, "-w", strings.Join(strings.Split(t.group, ""), ",")}, b.args...)
+	if !t.lasting {
+		args = append(args, "--leave")
+	}
 	if t.daemon != nil {
 		args = append(args, "--daemon", fmt.Sprint(t.daemon.PID()),
 			"--warm", cold+"; find "+t.dir+" -type f -exec cat {} + > /dev/null")
