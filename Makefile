@@ -19,7 +19,7 @@ SOAKTIME ?= 2m
 CRASHSTATES ?= 2000000
 CUTS ?= 1000
 
-.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick bench-keys stopping demo ci deps clean
+.PHONY: build test race lint fuzz crashes powercut soak drills bench bench-quick bench-keys microbench stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -65,6 +65,11 @@ bench-keys: deps build   ## a customer-managed key beside a platform-managed one
 bench-quick: deps build ## the main rows at small sizes, beside ext4 and gocryptfs, in under three minutes
 	scripts/install-deps bench-quick
 	go run ./scripts/bench -quick $(BENCHFLAGS)
+
+microbench:             ## benchmarks of single parts, six times each, for benchstat (ten minutes)
+	mkdir -p bench-results
+	go test -run '^$$' -bench 'Sequence|Commit|Lookup|GetAttr|ReadDir|Extent|Adapter' -count 6 ./crypto ./meta ./fs \
+	  | tee bench-results/micro-$$(git describe --always --dirty).txt
 
 stopping: deps build    ## how long a stop takes with a million cached inodes (5 minutes)
 	go run ./scripts/stopping

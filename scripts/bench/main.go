@@ -44,10 +44,10 @@ Usage: go run ./scripts/bench [flags]        as root, after make build
 
   make bench                      everything, three repetitions, about 35 minutes
   make bench-quick                small sizes, one repetition, under three minutes
+  make bench-keys                 does a customer-managed key cost anything? ten minutes
   go run ./scripts/bench -w F     one row of workloads: the small files
   go run ./scripts/bench -w 'AB H' -with gocryptfs,securefs -r 1
   go run ./scripts/bench -quick -with all
-  make bench-keys                 does a customer-managed key cost anything?
 
 Workloads (scripts/fsbench -h): A B sequential, C cached, D random reads, E random
 writes, F small files, G tree, H SQLite, I git, K compile, L latency beside checkpoints.

@@ -133,5 +133,5 @@ func (r rival) version() string {
 	return ""
 }
 
-// startLimit bounds the making and mounting of a file system.
-const startLimit = time.Minute
+// startLimit bounds the mounting of a file system: cryfs derives its key for long.
+const startLimit = 2 * time.Minute
