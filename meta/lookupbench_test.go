@@ -63,6 +63,7 @@ func BenchmarkVolume_GetAttr(b *testing.B) {
 func BenchmarkVolume_ReadDir(b *testing.B) {
 	v, _ := manyFiles(b, benchFiles)
 	var cookie uint64
+	b.ResetTimer()
 	for left := b.N; left > 0; {
 		var es []meta.DirEntry
 		if err := v.ReadDir(meta.RootIno, cookie, func(e meta.DirEntry) bool {
