@@ -20,7 +20,7 @@ LEAKTIME ?= 1h
 CRASHSTATES ?= 2000000
 CUTS ?= 1000
 
-.PHONY: build test race lint fuzz crashes powercut soak leaks drills bench bench-quick stopping demo ci deps clean
+.PHONY: build test race lint fuzz crashes powercut soak leaks drills bench bench-quick bench-keys microbench stopping demo ci deps clean
 
 build:                  ## the programs, into bin/
 	go build -o bin/ ./cmd/...
@@ -57,13 +57,23 @@ else
 	go run ./scripts/soak -drills -time $(SOAKTIME) $(if $(SEED),-seed $(SEED))
 endif
 
-bench: build            ## all workloads, three repetitions, against native and gocryptfs
-	scripts/install-deps bench
-	scripts/bench
+BENCHFLAGS ?=
 
-bench-quick: build      ## the same in under three minutes, one small repetition
+bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (35 minutes)
 	scripts/install-deps bench
-	scripts/bench --quick
+	go run ./scripts/bench $(BENCHFLAGS)
+
+bench-keys: deps build   ## a customer-managed key beside a platform-managed one, keys changed under load (10 minutes)
+	go run ./scripts/bench -keys -r 5 $(BENCHFLAGS)
+
+bench-quick: deps build ## the main rows at small sizes, beside ext4 and gocryptfs, in under three minutes
+	scripts/install-deps bench-quick
+	go run ./scripts/bench -quick $(BENCHFLAGS)
+
+microbench:             ## benchmarks of single parts, six times each, for benchstat (ten minutes)
+	mkdir -p bench-results
+	go test -run '^$$' -bench 'Sequence|Commit|Lookup|GetAttr|ReadDir|Extent|Adapter' -count 6 ./crypto ./meta ./fs \
+	  | tee bench-results/micro-$$(git describe --always --dirty).txt
 
 stopping: deps build    ## how long a stop takes with a million cached inodes (5 minutes)
 	go run ./scripts/stopping

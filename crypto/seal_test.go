@@ -192,13 +192,46 @@ func BenchmarkBox_Seal300(b *testing.B) {
 	}
 }
 
-func BenchmarkSequence_Seal4096(b *testing.B) {
-	s, buf := crypto.NewSequence(crypto.NewKey()), make([]byte, 4096, 4096+crypto.TagSize)
-	b.SetBytes(4096)
-	b.ReportAllocs()
-	var n uint64
-	for b.Loop() {
-		s.Seal(buf[:0], n, buf, nil)
-		n++
+// requests are the bytes of a request, which is sealed and opened in blocks of at
+// most 16 KiB.
+var requests = []struct {
+	name string
+	size int // bytes
+}{{"4KiB", 4 << 10}, {"16KiB", 16 << 10}, {"1MiB", 1 << 20}}
+
+// BenchmarkSequence_Seal seals a request in place, as a segment's blocks are.
+func BenchmarkSequence_Seal(b *testing.B) {
+	for _, r := range requests {
+		b.Run(r.name, func(b *testing.B) {
+			s, data, tail := crypto.NewSequence(crypto.NewKey()), make([]byte, r.size), make([]byte, 0, 17<<10)
+			b.SetBytes(int64(r.size))
+			b.ReportAllocs()
+			var n uint64
+			for b.Loop() {
+				for off := 0; off < r.size; off += 16 << 10 {
+					s.Seal(tail, n, data[off:min(off+16<<10, r.size)], nil)
+					n++
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkSequence_Open opens a request's blocks.
+func BenchmarkSequence_Open(b *testing.B) {
+	for _, r := range requests {
+		b.Run(r.name, func(b *testing.B) {
+			s, out := crypto.NewSequence(crypto.NewKey()), make([]byte, 0, 17<<10)
+			block := s.Seal(nil, 1, make([]byte, min(r.size, 16<<10)), nil)
+			b.SetBytes(int64(r.size))
+			b.ReportAllocs()
+			for b.Loop() {
+				for off := 0; off < r.size; off += 16 << 10 {
+					if _, err := s.Open(out, 1, block, nil); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
 	}
 }

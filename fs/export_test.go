@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"syscall"
+	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -142,4 +143,17 @@ func Examine(m []byte) (e Examined) {
 	e.WantsReply, e.MayWait = b.wantsReply(), b.mayWait()
 	b.reserved()
 	return e
+}
+
+// NewAdapter is the adapter alone, without a mount.
+func NewAdapter(t testing.TB, v Volume) fuse.RawFileSystem {
+	nodes, err := NewNodeTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nodes.Close() })
+	return &adapter{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), vol: v, nodes: nodes,
+		errs: newErrorLog(slog.New(slog.DiscardHandler), false), caching: func() bool { return true }, forgetAttr: func(uint64) {},
+	}
 }

@@ -92,17 +92,6 @@ func BenchmarkVolume_Read(b *testing.B) {
 	}
 }
 
-// BenchmarkVolume_GetAttr reads attributes, before any checkpoint.
-func BenchmarkVolume_GetAttr(b *testing.B) {
-	v := benchVolume(b)
-	ino := mknod(b, v, "f")
-	for b.Loop() {
-		if _, err := v.GetAttr(ino); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 // BenchmarkVolume_WriteSync writes 4 KiB and makes them durable.
 func BenchmarkVolume_WriteSync(b *testing.B) {
 	v := benchVolume(b)
@@ -116,4 +105,33 @@ func BenchmarkVolume_WriteSync(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkVolume_Commit makes a directory's attributes durable: one small
+// record and one flush of the journal, alone and from many clients at once, who
+// share flushes.
+func BenchmarkVolume_Commit(b *testing.B) {
+	commit := func(b *testing.B, v *meta.Volume, mode uint32) {
+		if _, err := v.SetAttr(meta.Caller{}, meta.RootIno, meta.SetAttr{Mode: &mode}); err != nil {
+			b.Error(err)
+		}
+		if err := v.Sync(context.Background()); err != nil {
+			b.Error(err)
+		}
+	}
+	b.Run("alone", func(b *testing.B) {
+		v := benchVolume(b)
+		for i := 0; b.Loop(); i++ {
+			commit(b, v, 0o700+uint32(i%8))
+		}
+	})
+	b.Run("together", func(b *testing.B) {
+		v := benchVolume(b)
+		b.SetParallelism(16)
+		b.RunParallel(func(pb *testing.PB) {
+			for i := 0; pb.Next(); i++ {
+				commit(b, v, 0o700+uint32(i%8))
+			}
+		})
+	})
 }

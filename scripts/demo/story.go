@@ -28,7 +28,7 @@ func (d *demo) story() error {
 	goroot = strings.TrimSpace(goroot)
 
 	d.Begin("keys: an emulated key vault, and a SoftHSM token")
-	emulator, err := d.startVault()
+	emulator, err := d.StartVault()
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (d *demo) story() error {
 		account, volume, source, mount string
 		key                            []string
 	}{
-		{vaultAccount, vaultVolume, "Microsoft.KeyVault", sources, emulator.keyFlags()},
+		{vaultAccount, vaultVolume, "Microsoft.KeyVault", sources, emulator.KeyFlags()},
 		{tokenAccount, tokenVolume, "PKCS11", work, []string{"--pkcs11-uri", tokenURI}},
 	} {
 		if err := os.Mkdir(a.mount, 0o755); err != nil {
@@ -118,7 +118,7 @@ func (d *demo) story() error {
 	d.Say("a process holds fmt/print.go open and mapped")
 	d.Show(before)
 	disabled := time.Now()
-	if err := errors.Join(emulator.setKey("disable"), d.SetToken("disable")); err != nil {
+	if err := errors.Join(emulator.Control("disable", "cmk"), d.SetToken("disable")); err != nil {
 		return err
 	}
 	if err := d.AwaitAll(30*time.Second, "suspended"); err != nil {
@@ -142,7 +142,7 @@ func (d *demo) story() error {
 	}
 	d.Say("too early, restore-access says:")
 	d.Show(r.Stderr)
-	if err := errors.Join(emulator.setKey("enable"), d.SetToken("restore")); err != nil {
+	if err := errors.Join(emulator.Control("enable", "cmk"), d.SetToken("restore")); err != nil {
 		return err
 	}
 	for _, account := range []string{vaultAccount, tokenAccount} {

@@ -8,6 +8,11 @@
 // File i lives in D/d<i mod dirs>/f<i>; "rename" moves it to .../r<i> and
 // "unlink" removes whichever of the two is there. Each thread takes every
 // threads-th file. Prints one JSON object: phase, ops, seconds, ops_per_s.
+//
+// Usage: smallfiles -dir D -phase mixed [-seconds 15] [-beside F] [-watch F]
+//
+// All of these operations in turn, each timed: the object has p50, p99, p999 and
+// max, in microseconds, and how often the watched file changed.
 package main
 
 import (
@@ -24,11 +29,14 @@ import (
 
 func main() {
 	dir := flag.String("dir", "", "directory to work in")
-	phase := flag.String("phase", "", "create, stat, read, rename or unlink")
+	phase := flag.String("phase", "", "create, stat, read, rename, unlink or mixed")
 	files := flag.Int("files", 10000, "number of files")
 	dirs := flag.Int("dirs", 100, "number of directories")
 	size := flag.Int("size", 4096, "bytes per file")
 	threads := flag.Int("threads", 1, "worker threads")
+	seconds := flag.Int("seconds", 15, "length of mixed")
+	beside := flag.String("beside", "", "file to overwrite at random beside mixed")
+	watch := flag.String("watch", "", "file whose changes mixed counts")
 	flag.Parse()
 	if *dir == "" || *phase == "" || *files < 1 || *dirs < 1 || *threads < 1 || *size < 0 {
 		flag.Usage()
@@ -83,6 +91,11 @@ func main() {
 			}
 			return err
 		}
+	case "mixed":
+		said, err := mixed(*dir, buf, time.Duration(*seconds)*time.Second, *beside, *watch)
+		check(err)
+		check(json.NewEncoder(os.Stdout).Encode(said))
+		return
 	default:
 		fmt.Fprintf(os.Stderr, "smallfiles: no phase %q\n", *phase)
 		os.Exit(2)

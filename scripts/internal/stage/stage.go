@@ -156,6 +156,11 @@ type Process struct {
 
 // Launch starts a background process that writes to a log of its own.
 func (s *Stage) Launch(log, name string, args ...string) (*Process, error) {
+	return s.LaunchWith(log, "", name, args...)
+}
+
+// LaunchWith is Launch for a process that reads its input, a password for example.
+func (s *Stage) LaunchWith(log, input, name string, args ...string) (*Process, error) {
 	path := s.Path(log)
 	f, err := os.Create(path)
 	if err != nil {
@@ -165,6 +170,10 @@ func (s *Stage) Launch(log, name string, args ...string) (*Process, error) {
 	s.logs = append(s.logs, path)
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = f, f
+	if input != "" {
+		cmd.Stdin = strings.NewReader(input)
+		cmd.WaitDelay = 5 * time.Second
+	}
 	return s.Start(cmd)
 }
 
@@ -203,6 +212,13 @@ func (p *Process) Kill() {
 		<-p.done
 	})
 }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// KillAll ends every process of the run, also those that hang in a file system
+// of it that nobody serves.
+func (s *Stage) KillAll() { s.box.Kill(os.Getpid()) }
 
 // PID is the process's number.
 func (p *Process) PID() int { return p.cmd.Process.Pid }

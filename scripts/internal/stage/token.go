@@ -15,7 +15,25 @@ func (s *Stage) MakeToken() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var uri string
+	uri, err := s.tokenURI(out)
+	if err == nil {
+		s.Say("token: %s", uri)
+	}
+	return uri, err
+}
+
+// AddTokenKey makes another key on the token and returns its URI.
+func (s *Stage) AddTokenKey(name string) (string, error) {
+	out, err := s.Do(s.Rig, "add-key", s.Path(tokenDir), "-k", name)
+	if err != nil {
+		return "", err
+	}
+	return s.tokenURI(out)
+}
+
+// tokenURI takes what softhsm-rig printed: a URI, and settings for the programs
+// started from now on.
+func (s *Stage) tokenURI(out string) (uri string, err error) {
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		if v, ok := strings.CutPrefix(line, "PKCS11_URI="); ok {
@@ -27,7 +45,6 @@ func (s *Stage) MakeToken() (string, error) {
 	if uri == "" {
 		return "", fmt.Errorf("softhsm-rig printed no URI: %s", out)
 	}
-	s.Say("token: %s", uri)
 	return uri, nil
 }
 
