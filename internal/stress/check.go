@@ -31,9 +31,8 @@ func (r *run) check() error {
 			return fmt.Errorf("inode %d has %d links and %d names", ino, l.nlink, l.found)
 		}
 	}
-	sure, unsure := r.names.Load(), r.unsure.Load()
-	if !r.Replace && (t.names < sure-unsure || t.names > sure+unsure) {
-		return fmt.Errorf("there are %d names of files, want %d, give or take %d", t.names, sure, unsure)
+	if want := r.names.Load(); !r.Replace && t.names != want {
+		return fmt.Errorf("there are %d names of files, want %d", t.names, want)
 	}
 	return nil
 }

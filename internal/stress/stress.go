@@ -68,9 +68,6 @@ type Config struct {
 	Seed    uint64
 	// Replace has renames replace what is there. Without, names are counted.
 	Replace bool
-	// Tolerated are errors besides those that workers give each other: with
-	// one, nobody knows whether the operation has happened.
-	Tolerated func(error) bool
 	// Until ends the work.
 	Until <-chan struct{}
 }
@@ -122,7 +119,6 @@ type run struct {
 	operations atomic.Int64
 	failed     atomic.Bool
 	names      atomic.Int64 // of files, as the answers have it
-	unsure     atomic.Int64 // so many more or fewer
 	maps       [64]sync.Mutex
 }
 
@@ -152,8 +148,6 @@ func (w *worker) judge(what string, err error, delta int64) error {
 	case err == nil:
 		w.names.Add(delta)
 	case expected(err):
-	case w.Tolerated != nil && w.Tolerated(err):
-		w.unsure.Add(max(delta, -delta))
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}
