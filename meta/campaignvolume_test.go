@@ -97,7 +97,7 @@ func newVictim(t *testing.T, id byte, closed bool) *victim {
 	dir := shm(t)
 	st := must[*store.Dir](t)(store.OpenDir(dir))
 	defer st.Close()
-	d := &victim{cfg: meta.Config{Store: st, Key: crypto.Key{id, 7}, VolumeID: [16]byte{id}, Now: clock()}, tree: map[string]*treeNode{}}
+	d := &victim{cfg: meta.Config{Store: st, Key: crypto.Key{id, 7}, VolumeID: [16]byte{id}, Now: anyClock()}, tree: map[string]*treeNode{}}
 	err := meta.Create(context.Background(), d.cfg, meta.Params{JournalBytes: 512 << 10, AEKID: "first", SealedVEK: []byte("sealed"), Commitment: crypto.Commit(d.cfg.Key, d.cfg.VolumeID[:])})
 	if err != nil {
 		t.Fatal(err)

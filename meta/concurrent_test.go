@@ -176,7 +176,7 @@ func (l *lane) expect(v *meta.Volume, lo, hi int) error {
 func TestVolume_ConcurrentCrashes(t *testing.T) {
 	dir := shm(t)
 	tried := 0
-	for seed := uint64(1); tried < crashStates(t, 2000) && !t.Failed(); seed++ {
+	for seed := firstSeed(); tried < crashStates(t, 2000) && !t.Failed(); seed++ {
 		h, lanes := playLanes(t, dir, seed, 4, 25)
 		rnd := rand.New(rand.NewPCG(seed, 99))
 		for upto := h.begin; upto <= h.rec.Len() && !t.Failed(); upto += 1 + rnd.IntN(3) {

@@ -231,17 +231,21 @@ func (h *history) secondCrash(rnd *rand.Rand, rec *store.Recorder, from, promise
 // resent: the process dies, and the request it was working on, or has just
 // answered, is delivered again. It must be applied once.
 func (h *history) resent(rnd *rand.Rand, upto int) error {
-	rec, v, _, err := h.killed(upto)
-	if err != nil {
-		return err
-	}
-	defer rec.Close()
-	defer v.Abandon()
 	_, _, hi := h.bounds(upto)
 	last := hi - 1
 	if last < 0 {
 		return nil
 	}
+	var clock opClock
+	clock.set(h.steps[last].op.when)
+	next := *h
+	next.cfg.Now = clock.now
+	rec, v, _, err := next.killed(upto)
+	if err != nil {
+		return err
+	}
+	defer rec.Close()
+	defer v.Abandon()
 	o := h.steps[last].op
 	if o.kind == "forget" || o.kind == "sync" {
 		return nil
@@ -262,10 +266,14 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 	return nil
 }
 
-// crashStates is how many states a test tries.
+// crashStates is how many states a test tries: a tenth of the usual number
+// under the race detector.
 func crashStates(t *testing.T, usual int) int {
 	t.Helper()
 	s := os.Getenv("CMKFS_CRASH_STATES")
+	if s == "" && raceDetector {
+		return usual / 10
+	}
 	if s == "" {
 		return usual
 	}
@@ -276,14 +284,19 @@ func crashStates(t *testing.T, usual int) int {
 	return n
 }
 
+// firstSeed is where random histories begin: CMKFS_CRASH_SEED, or 1.
+func firstSeed() uint64 {
+	first, _ := strconv.ParseUint(os.Getenv("CMKFS_CRASH_SEED"), 10, 64)
+	return max(first, 1)
+}
+
 // TestVolume_CrashExplorer tries crashes at every event of random histories.
 // CMKFS_CRASH_STATES says how many states to try.
 func TestVolume_CrashExplorer(t *testing.T) {
 	budget := crashStates(t, 20_000)
 	dir := shm(t)
 	tried := 0
-	first, _ := strconv.ParseUint(os.Getenv("CMKFS_CRASH_SEED"), 10, 64)
-	for seed := max(first, 1); tried < budget && !t.Failed(); seed++ {
+	for seed := firstSeed(); tried < budget && !t.Failed(); seed++ {
 		tried += explore(t, dir, seed, 40)
 	}
 	t.Logf("%d states", tried)

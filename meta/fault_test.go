@@ -228,7 +228,7 @@ func failNth(dir string, script []op, n int, fault store.Fault) (hit bool, err e
 	}
 	defer rec.Close()
 	r := &faultRun{rec: rec, parts: n%2 == 1}
-	r.cfg = meta.Config{Store: rec, Key: crypto.Key{9}, VolumeID: [16]byte{8}, Now: clock()}
+	r.cfg = meta.Config{Store: rec, Key: crypto.Key{9}, VolumeID: [16]byte{8}, Now: anyClock()}
 	err = meta.Create(context.Background(), r.cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(r.cfg.Key, r.cfg.VolumeID[:])})
 	if err != nil {
 		return false, err

@@ -123,6 +123,12 @@ func (g *generator) try(m *model, kind string) (op, bool) {
 			o.name = pick(g.rnd, xattrNames)
 			o.value = string(pattern(g.seeds, pick(g.rnd, []int{0, 1, 30, 5000})))
 		}
+		if kind == "setxattr" && g.rnd.IntN(3) == 0 {
+			o.name, o.mode, o.value = meta.XattrACLAccess, 0, string(randomACL(g.rnd, true))
+			if m.nodes[o.ino].isDir() && g.rnd.IntN(2) == 0 {
+				o.name = meta.XattrACLDefault
+			}
+		}
 		return o, true
 	case "forget":
 		o.ino = g.choose(m, func(n *node) bool { return n.nlink == 0 })

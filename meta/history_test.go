@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"cmkfs/crypto"
 	"cmkfs/meta"
@@ -71,15 +70,9 @@ func shm(t testing.TB) string {
 	return dir
 }
 
-// clock counts nanoseconds, one per look.
-func clock() func() time.Time {
-	var n atomic.Int64
-	return func() time.Time { return time.Unix(1_700_000_000, n.Add(1)) }
-}
-
 func format(t testing.TB, st store.Store) meta.Config {
 	t.Helper()
-	cfg := meta.Config{Store: st, Key: crypto.Key{1, 2, 3}, VolumeID: [16]byte{4, 5, 6}, Now: clock()}
+	cfg := meta.Config{Store: st, Key: crypto.Key{1, 2, 3}, VolumeID: [16]byte{4, 5, 6}, Now: anyClock()}
 	err := meta.Create(context.Background(), cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])})
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +92,9 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 	var flying inFlight
 	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
 	h.cfg.InFlight = flying.list
+	var clock opClock
+	h.cfg.Now = clock.now
+	defer func() { h.cfg.Now = anyClock() }() // in what follows many volumes are open at a time
 	h.begin = rec.Len()
 	open := func() *meta.Volume {
 		v, err := meta.Open(context.Background(), h.cfg)
@@ -144,6 +140,8 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 			t.Fatalf("seed %d, after %d operations: %v", seed, i, err)
 		}
 		o := g.next(m)
+		o.when = i + 1
+		clock.set(o.when)
 		s := step{op: o, start: rec.Len()}
 		if rnd.IntN(4) == 0 {
 			v.ReclaimSynced() // as the background does, at any time

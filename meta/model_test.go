@@ -32,6 +32,7 @@ type node struct {
 	size                        uint64
 	pages                       map[uint64][]byte // of page bytes each; missing = zeros
 	linkable                    bool              // made without a name: may still get one
+	atime, mtime, ctime         moment
 }
 
 const page = 4096
@@ -45,15 +46,16 @@ func newTree(ino uint64) *model {
 	return &model{root: ino, nodes: map[uint64]*node{ino: root}, nextIno: ino + 1}
 }
 
-// draft returns a copy of the model to change, in which node returns nodes that
-// may be changed too.
+// draft is a copy of the model to change, in which node returns nodes that may
+// be changed too.
 type draft struct {
 	*model
 	mine map[uint64]bool
+	now  moment
 }
 
-func (m *model) draft() *draft {
-	return &draft{&model{m.root, maps.Clone(m.nodes), m.nextIno}, map[uint64]bool{}}
+func (m *model) draft(now moment) *draft {
+	return &draft{&model{m.root, maps.Clone(m.nodes), m.nextIno}, map[uint64]bool{}, now}
 }
 
 func (e *draft) node(ino uint64) *node {
@@ -70,7 +72,7 @@ func (e *draft) node(ino uint64) *node {
 func (e *draft) add(mode uint32) (uint64, *node) {
 	ino := e.nextIno
 	e.nextIno++
-	n := &node{mode: mode, nlink: 1, xattrs: map[string]string{}, pages: map[uint64][]byte{}}
+	n := &node{mode: mode, nlink: 1, xattrs: map[string]string{}, pages: map[uint64][]byte{}, atime: e.now, mtime: e.now, ctime: e.now}
 	if n.isDir() {
 		n.nlink, n.entries = 2, map[string]uint64{}
 	}
@@ -160,6 +162,7 @@ func (m *model) dump() string {
 			size = page
 		}
 		fmt.Fprintf(&b, " %o nlink %d uid %d gid %d rdev %d size %d", n.mode, n.nlink, n.uid, n.gid, n.rdev, size)
+		fmt.Fprintf(&b, " times %d %d %d", n.atime, n.mtime, n.ctime)
 		if n.target != "" {
 			fmt.Fprintf(&b, " -> %q", n.target)
 		}
@@ -209,6 +212,7 @@ func dumpTree(v *meta.Volume, root uint64, mine func(ino uint64) bool) (string, 
 			return fmt.Errorf("%s: getattr %d: %w", path, ino, err)
 		}
 		fmt.Fprintf(&b, " %o nlink %d uid %d gid %d rdev %d size %d", a.Mode, a.Nlink, a.UID, a.GID, a.Rdev, a.Size)
+		fmt.Fprintf(&b, " times %d %d %d", momentOf(a.Atime), momentOf(a.Mtime), momentOf(a.Ctime))
 		if a.Mode&unix.S_IFMT == unix.S_IFLNK {
 			target, err := v.Readlink(ino)
 			if err != nil {

@@ -28,6 +28,7 @@ type op struct {
 	value      string
 	callerUID  uint32
 	callerMask uint32
+	when       int // the operation's number on an opClock; 0 = another clock
 }
 
 func (o op) String() string {
@@ -104,7 +105,7 @@ func (o op) run(v *meta.Volume, c meta.Caller) outcome {
 
 // apply carries the operation out on the model.
 func (o op) apply(m *model) (*model, outcome) {
-	e := m.draft()
+	e := m.draft(at(o.when))
 	value, err := o.change(e)
 	if err != nil {
 		return m, outcome{0, err}
@@ -133,15 +134,22 @@ func (o op) change(e *draft) (uint64, error) {
 	n := e.node(o.ino)
 	switch o.kind {
 	case "chmod":
-		n.mode = n.mode&unix.S_IFMT | o.mode&0o7777
+		n.chmod(o.mode)
+		n.ctime = e.now
 		return o.ino, nil
 	case "chown":
-		n.uid, n.gid = o.uid, o.gid
+		n.uid, n.gid, n.ctime = o.uid, o.gid, e.now
 		n.clearPriv()
 		return o.ino, nil
 	case "utimes":
+		set := momentOf(time.Unix(o.off, 0))
+		n.atime, n.mtime, n.ctime = set, set, e.now
 		return o.ino, nil
 	case "setxattr":
+		if isACL(o.name) {
+			n.ctime = e.now
+			return 0, n.setACL(o.name, o.value)
+		}
 		_, has := n.xattrs[o.name]
 		if o.mode&unix.XATTR_CREATE != 0 && has {
 			return 0, meta.ErrExist
@@ -152,13 +160,14 @@ func (o op) change(e *draft) (uint64, error) {
 		if n.xattrs == nil {
 			n.xattrs = map[string]string{}
 		}
-		n.xattrs[o.name] = o.value
+		n.xattrs[o.name], n.ctime = o.value, e.now
 		return 0, nil
 	case "removexattr":
 		if _, has := n.xattrs[o.name]; !has {
 			return 0, meta.ErrNoAttr
 		}
 		delete(n.xattrs, o.name)
+		n.ctime = e.now
 		return 0, nil
 	}
 	return o.data(e, n)
@@ -174,25 +183,33 @@ func (n *node) clearPriv() {
 	}
 }
 
+// touch is what changing a file or directory does to its times.
+func (n *node) touch(e *draft) { n.mtime, n.ctime = e.now, e.now }
+
 // data is the part of change that concerns a file's content.
 func (o op) data(e *draft, n *node) (uint64, error) {
 	switch o.kind {
 	case "write":
 		n.write(pattern(o.seed, int(o.length)), uint64(o.off))
 		n.size = max(n.size, uint64(o.off+o.length))
+		n.touch(e)
 		return uint64(o.length), nil
 	case "truncate":
 		n.zero(uint64(o.off), 1<<63)
 		n.size = uint64(o.off)
+		n.touch(e)
 		return o.ino, nil
 	case "fallocate":
 		end := uint64(o.off + o.length)
 		if o.mode&(meta.FallocPunchHole|meta.FallocZeroRange) != 0 {
 			n.zero(uint64(o.off), end)
+			n.touch(e)
 		}
-		if o.mode&meta.FallocKeepSize == 0 {
-			n.size = max(n.size, end)
+		if o.mode&meta.FallocKeepSize == 0 && end > n.size {
+			n.size = end
+			n.touch(e)
 		}
+		n.ctime = e.now
 		return 0, nil
 	case "copy":
 		dst := e.node(o.ino2)
@@ -206,6 +223,7 @@ func (o op) data(e *draft, n *node) (uint64, error) {
 		data := n.read(uint64(o.off), uint64(o.off)+length)
 		dst.write(data, uint64(o.off2))
 		dst.size = max(dst.size, uint64(o.off2)+length)
+		dst.touch(e)
 		return length, nil
 	}
 	panic("unknown operation " + o.kind)
@@ -231,9 +249,6 @@ func (o op) create(e *draft) (uint64, error) {
 	case "tmpfile":
 		mode = mode&0o7777 | unix.S_IFREG
 	}
-	if o.kind != "symlink" {
-		mode &^= o.callerMask
-	}
 	ino, n := e.add(mode)
 	n.uid, n.gid = o.callerUID, o.callerUID
 	if dir.mode&unix.S_ISGID != 0 {
@@ -241,6 +256,9 @@ func (o op) create(e *draft) (uint64, error) {
 		if n.isDir() {
 			n.mode |= unix.S_ISGID
 		}
+	}
+	if o.kind != "symlink" {
+		n.inherit(dir, o.callerMask)
 	}
 	switch o.kind {
 	case "mknod":
@@ -257,6 +275,7 @@ func (o op) create(e *draft) (uint64, error) {
 		return ino, nil
 	}
 	dir.entries[o.name] = ino
+	dir.touch(e)
 	return ino, nil
 }
 
@@ -272,12 +291,15 @@ func (o op) link(e *draft) (uint64, error) {
 		return 0, meta.ErrPerm
 	}
 	n.nlink++
+	n.ctime = e.now
 	dir.entries[o.name2] = o.ino
+	dir.touch(e)
 	return o.ino, nil
 }
 
 // drop takes a name away from an inode.
-func (n *node) drop() {
+func (n *node) drop(e *draft) {
+	n.ctime = e.now
 	if n.nlink--; n.isDir() {
 		n.nlink = 0
 	}
@@ -300,10 +322,11 @@ func (o op) remove(e *draft) error {
 		return meta.ErrNotEmpty
 	}
 	delete(dir.entries, o.name)
+	dir.touch(e)
 	if n.isDir() {
 		dir.nlink--
 	}
-	n.drop()
+	n.drop(e)
 	return nil
 }
 
@@ -336,8 +359,13 @@ func (o op) rename(e *draft) error {
 		return meta.ErrExist
 	case src.isDir() && e.inside(o.ino2, srcIno):
 		return meta.ErrInvalid
+	case srcIno == dstIno && exists:
+		return nil // two names of one inode: nothing happens, not even to the times
 	}
 	move := func(n *node, from, to *node, toIno uint64) {
+		n.ctime = e.now
+		from.touch(e)
+		to.touch(e)
 		if n.isDir() {
 			from.nlink--
 			to.nlink++
@@ -348,6 +376,7 @@ func (o op) rename(e *draft) error {
 		delete(from.entries, o.name)
 		to.entries[o.name2] = srcIno
 		move(src, from, to, o.ino2)
+		o.whiteout(e)
 		return nil
 	}
 	dst := e.node(dstIno)
@@ -361,8 +390,6 @@ func (o op) rename(e *draft) error {
 		return nil
 	}
 	switch {
-	case srcIno == dstIno:
-		return nil
 	case src.isDir() && !dst.isDir():
 		return meta.ErrNotDir
 	case !src.isDir() && dst.isDir():
@@ -376,8 +403,19 @@ func (o op) rename(e *draft) error {
 	if dst.isDir() {
 		to.nlink--
 	}
-	dst.drop()
+	dst.drop(e)
+	o.whiteout(e)
 	return nil
+}
+
+// whiteout is what such a rename leaves under the old name.
+func (o op) whiteout(e *draft) {
+	if o.mode != meta.RenameWhiteout {
+		return
+	}
+	ino, n := e.add(unix.S_IFCHR)
+	n.uid, n.gid = o.callerUID, o.callerUID
+	e.node(o.ino).entries[o.name] = ino
 }
 
 // sameOutcome compares what volume and model answered. Which of several errors

@@ -27,7 +27,7 @@ func resealVolume(t *testing.T) (*store.Recorder, meta.Config, []byte) {
 	t.Helper()
 	rec := must[*store.Recorder](t)(store.NewRecorder(shm(t)))
 	t.Cleanup(func() { rec.Close() })
-	cfg := meta.Config{Store: rec, Key: crypto.NewKey(), VolumeID: [16]byte{1, 2, 3}, Now: clock()}
+	cfg := meta.Config{Store: rec, Key: crypto.NewKey(), VolumeID: [16]byte{1, 2, 3}, Now: anyClock()}
 	err := meta.Create(context.Background(), cfg, meta.Params{
 		JournalBytes: 256 << 10, AEKID: "aek-1", SealedVEK: bytes.Repeat([]byte{0xA1}, 72), Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:]),
 	})

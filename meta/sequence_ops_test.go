@@ -39,6 +39,9 @@ func seqTree() []op {
 	}
 }
 
+// seqACL names a user, so that it is more than a mode says.
+var seqACL = string(meta.MakeACL([3]uint32{0x01, 7}, [3]uint32{0x02, 6, 1000}, [3]uint32{0x04, 5}, [3]uint32{0x10, 6}, [3]uint32{0x20, 4}))
+
 // seqOps are the operations that sequences are made of: everything that has to
 // do with persistence, each in the forms that take another way through the
 // engine. The last ones are no requests, but what the daemon does by itself or
@@ -79,15 +82,17 @@ var seqOps = func() []op {
 		rename(seqA, "foo", seqA, "bar", meta.RenameExchange), rename(seqA, "foo", seqB, "baz", meta.RenameExchange),
 		rename(seqA, "sub", seqB, "empty", meta.RenameExchange), rename(seqA, "bar", seqB, "empty", meta.RenameExchange),
 		rename(seqA, "foo", seqA, "noreplace", meta.RenameNoReplace), rename(seqA, "foo", seqA, "bar", meta.RenameNoReplace),
+		rename(seqB, "baz", seqB, "hard", meta.RenameExchange), rename(seqA, "foo", seqB, "other", meta.RenameWhiteout),
 		{kind: "unlink", ino: seqA, name: "foo"}, {kind: "unlink", ino: seqA, name: "bar"},
 		{kind: "unlink", ino: seqB, name: "baz"}, {kind: "unlink", ino: seqB, name: "hard"},
 		{kind: "rmdir", ino: seqA, name: "sub"}, {kind: "rmdir", ino: seqB, name: "empty"},
 		{kind: "setxattr", ino: seqFoo, name: "user.a", value: "new"}, {kind: "setxattr", ino: seqFoo, name: "user.b", value: "b"},
 		{kind: "setxattr", ino: seqBar, name: "user.large", value: strings.Repeat("v", 5000)}, {kind: "setxattr", ino: seqA, name: "user.a", value: "dir"},
 		{kind: "removexattr", ino: seqFoo, name: "user.a"},
+		{kind: "setxattr", ino: seqFoo, name: meta.XattrACLAccess, value: seqACL}, {kind: "setxattr", ino: seqA, name: meta.XattrACLDefault, value: seqACL},
 		clone(seqBar, 0, seqFoo, 0, 16_384), clone(seqBar, 8192, seqBaz, 4096, 8192), clone(seqBaz, 100, seqBar, 50_000, 10_000), clone(seqBar, 0, seqBar, 65_536, 32_768),
 		{kind: "chmod", ino: seqFoo, mode: 0o4711}, {kind: "chmod", ino: seqA, mode: 0o1777},
-		{kind: "chown", ino: seqBar, uid: 7, gid: 8}, {kind: "utimes", ino: seqFoo, off: 1_000_000},
+		{kind: "chown", ino: seqBar, uid: 7, gid: 8}, {kind: "utimes", ino: seqFoo, off: 1_000_000}, {kind: "utimes", ino: seqA, off: 2_000_000},
 		{kind: "sync"},
 		{kind: "forget"}, {kind: "checkpoint"}, {kind: "reclaim"}, {kind: "close"}, {kind: "kill"}, {kind: "kills"},
 	}

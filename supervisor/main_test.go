@@ -236,6 +236,18 @@ func logPath(t *testing.T) string {
 	return filepath.Join(os.TempDir(), "cmkfs-"+strings.ReplaceAll(t.Name(), "/", "-")+".log")
 }
 
+// showLog shows what the processes log at the end of a test that has failed, or
+// is verbose.
+func showLog(t *testing.T) {
+	t.Cleanup(func() {
+		b, _ := os.ReadFile(logPath(t))
+		if t.Failed() || testing.Verbose() {
+			t.Logf("log of the processes:\n%s", b)
+		}
+		_ = os.Remove(logPath(t))
+	})
+}
+
 // rig is a daemon with one account.
 type rig struct {
 	*daemon
@@ -261,13 +273,7 @@ func newRigWithoutVolume(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unmountLeft(r.mount) })
-	t.Cleanup(func() {
-		b, _ := os.ReadFile(logPath(t))
-		if t.Failed() || testing.Verbose() {
-			t.Logf("log of the processes:\n%s", b)
-		}
-		_ = os.Remove(logPath(t))
-	})
+	showLog(t)
 	r.daemon = startDaemon(t, filepath.Join(base, "state"))
 	if _, err := r.CreateAccount(r.ctx, api.CreateAccount{Name: "acct"}); err != nil {
 		t.Fatal(err)

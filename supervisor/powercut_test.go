@@ -3,6 +3,7 @@ package supervisor_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -35,7 +36,14 @@ func TestPowerCut_UnderMount(t *testing.T) {
 	}
 }
 
-func powerCut(t *testing.T) {
+// powered is a rig whose state directory lies on a disk that can be cut.
+type powered struct {
+	*rig
+	disk *powercut.Disk
+}
+
+func newPowered(t *testing.T) *powered {
+	t.Helper()
 	base := t.TempDir()
 	disk, err := powercut.New(base, 1<<30)
 	t.Cleanup(func() {
@@ -51,11 +59,51 @@ func powerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unmountLeft(r.mount) })
+	showLog(t)
 	r.daemon = startDaemon(t, filepath.Join(disk.Dir(), "state"))
 	if _, err := r.CreateAccount(r.ctx, api.CreateAccount{Name: "acct"}); err != nil {
 		t.Fatal(err)
 	}
 	r.addVolume()
+	return &powered{r, disk}
+}
+
+// killAll kills every process of the daemon.
+func (p *powered) killAll() {
+	daemon := p.cmd.Process.Pid
+	pids := append(children(p.t, daemon, "worker"), children(p.t, daemon, "key-agent")...)
+	for _, pid := range append(append(pids, children(p.t, daemon, "keeper.lock")...), daemon) {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	<-p.ended
+}
+
+// cut cuts the power, and kills every process a moment later.
+func (p *powered) cut() {
+	p.t.Helper()
+	if err := p.disk.Cut(); err != nil {
+		p.t.Fatal(err)
+	}
+	time.Sleep(rand.N(50 * time.Millisecond))
+	p.killAll()
+}
+
+// again gives the disk its power back, if that was cut, and mounts the volume.
+// Nobody uses the old mount any more.
+func (p *powered) again(wasCut bool) {
+	p.t.Helper()
+	unmountLeft(p.mount)
+	if wasCut {
+		if err := errors.Join(p.disk.Unmount(), p.disk.Mount()); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.daemon = startDaemon(p.t, p.dir)
+	p.mustMount()
+}
+
+func powerCut(t *testing.T) {
+	r := newPowered(t)
 	var writers sync.WaitGroup
 	ledgers := make([]*ledgered, 3)
 	for i := range ledgers {
@@ -64,26 +112,9 @@ func powerCut(t *testing.T) {
 		writers.Go(l.run)
 	}
 	time.Sleep(50*time.Millisecond + rand.N(400*time.Millisecond))
-	if err := disk.Cut(); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(rand.N(50 * time.Millisecond))
-	daemon := r.cmd.Process.Pid
-	pids := append(children(t, daemon, "worker"), children(t, daemon, "key-agent")...)
-	for _, pid := range append(append(pids, children(t, daemon, "keeper.lock")...), daemon) {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-	<-r.ended
+	r.cut()
 	writers.Wait()
-	unmountLeft(r.mount)
-	if err := disk.Unmount(); err != nil {
-		t.Fatal(err)
-	}
-	if err := disk.Mount(); err != nil {
-		t.Fatal(err)
-	}
-	r.daemon = startDaemon(t, r.dir)
-	r.mustMount()
+	r.again(true)
 	for _, l := range ledgers {
 		l.verify()
 	}

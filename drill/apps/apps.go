@@ -23,7 +23,8 @@ type App struct {
 	prepare func(context.Context) error
 	work    func(context.Context) error
 	verify  func(context.Context) []string
-	rest    time.Duration // between two pieces
+	end     func(context.Context) // ends what works on between two pieces; nil = nothing
+	rest    time.Duration         // between two pieces
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -41,13 +42,13 @@ const callTime = 20 * time.Second
 func Installed(dir, logs string, postgres bool) ([]*App, error) {
 	var all []*App
 	if _, err := exec.LookPath("sqlite3"); err == nil {
-		all = append(all, sqlite(dir))
+		all = append(all, SQLite(dir, "delete"))
 	}
 	if _, err := exec.LookPath("git"); err == nil {
 		all = append(all, git(dir))
 	}
 	if postgres {
-		p, err := newPostgres(dir, logs)
+		p, err := Postgres(dir, logs)
 		if err != nil {
 			return nil, err
 		}
@@ -101,6 +102,14 @@ func (a *App) Stop() {
 	select {
 	case <-a.ended:
 	case <-time.After(callTime + 5*time.Second): // a program that nobody can end
+	}
+}
+
+// End ends what is left of the application, as the crash of a host would. The
+// work has been stopped.
+func (a *App) End(ctx context.Context) {
+	if a.end != nil {
+		a.end(ctx)
 	}
 }
 

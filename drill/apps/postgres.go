@@ -29,8 +29,10 @@ type postgres struct {
 	processed int // transactions that pgbench was told are committed
 }
 
-// newPostgres finds the server's programs and its user: it does not run as root.
-func newPostgres(in, logs string) (*App, error) {
+// Postgres is a cluster in a folder of the volume with pgbench at work; logs is
+// a folder outside. It finds the server's programs and its user: it does not run
+// as root.
+func Postgres(in, logs string) (*App, error) {
 	bin, err := postgresBin()
 	if err != nil {
 		return nil, err
@@ -51,7 +53,7 @@ func newPostgres(in, logs string) (*App, error) {
 	return &App{
 		Name: "PostgreSQL", rest: 100 * time.Millisecond,
 		prepare: func(ctx context.Context) error { return p.prepare(ctx, logs, uid, gid) },
-		work:    p.work, verify: p.verify,
+		work:    p.work, verify: p.verify, end: p.end,
 	}, nil
 }
 
@@ -120,9 +122,38 @@ func (p *postgres) work(ctx context.Context) error {
 	return err
 }
 
+// end ends the server at once. Where its volume is gone, pg_ctl cannot find it:
+// the first line of the lock of its socket has its pid.
+func (p *postgres) end(ctx context.Context) {
+	_, err := p.run(ctx, p.program("pg_ctl"), "-D", p.data, "-m", "immediate", "-w", "-t", "15", "stop")
+	if err == nil {
+		return
+	}
+	lock, err := os.ReadFile(filepath.Join(p.socket, ".s.PGSQL.5432.lock"))
+	if err != nil {
+		return
+	}
+	line, _, _ := strings.Cut(string(lock), "\n")
+	pid, err := strconv.Atoi(line)
+	ours := func() bool {
+		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return strings.Contains(string(args), p.data)
+	}
+	if err != nil || !ours() {
+		return
+	}
+	_ = syscall.Kill(pid, syscall.SIGQUIT)
+	for range 100 {
+		if !ours() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+}
+
 func (p *postgres) verify(ctx context.Context) (bad []string) {
-	// What is left of a server that has met errors goes first.
-	_, _ = p.run(ctx, p.program("pg_ctl"), "-D", p.data, "-m", "immediate", "-w", "-t", "15", "stop")
+	p.end(ctx) // what is left of a server that has met errors
 	if err := p.start(ctx); err != nil {
 		return []string{fmt.Sprintf("the server does not start: %v", err)}
 	}
@@ -136,6 +167,12 @@ func (p *postgres) verify(ctx context.Context) (bad []string) {
 	defer p.mu.Unlock()
 	if len(row) != 5 {
 		return []string{"the sums cannot be read: " + out}
+	}
+	// Every page of every table and index, where the host has the program.
+	if _, err := os.Stat(p.program("pg_amcheck")); err == nil {
+		if out, err := p.run(ctx, p.program("pg_amcheck"), "--install-missing", "--heapallindexed"); err != nil {
+			bad = append(bad, fmt.Sprintf("pg_amcheck: %s: %v", out, err))
+		}
 	}
 	if row[0] != row[1] || row[1] != row[2] || row[2] != row[3] {
 		bad = append(bad, "the sums of accounts, tellers, branches and history differ: "+out)
