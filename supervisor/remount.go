@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,8 @@ func (a *acct) remountVolume(ctx context.Context, name string, r api.Mount) erro
 		return err
 	}
 	if err := a.changeVolume(name, func(v *account.VolumeRecord) bool {
-		v.Options = append(v.Options, r.Options...)
+		// In their order, each once: a mount may be remounted for ever.
+		v.Options = append(slices.DeleteFunc(v.Options, func(o string) bool { return slices.Contains(r.Options, o) }), r.Options...)
 		return true
 	}); err != nil {
 		a.s.log.Warn("the mount's options cannot be noted", "vol", k.String(), "err", err)
