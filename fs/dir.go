@@ -6,6 +6,7 @@ import (
 	"cmkfs/meta"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -15,12 +16,13 @@ const (
 	maxDirEntries = maxData / (direntSize + direntAlign)
 )
 
-// entries reads the entries after a cookie that fit into size bytes, each with
+// entries reads the entries that a request asks for and that fit, each with
 // prefix bytes of its own before it. They are collected first, so that nothing
 // is asked of the volume while it iterates.
-func (a *adapter) entries(ino, cookie uint64, size, prefix int) ([]meta.DirEntry, error) {
+func (a *adapter) entries(in *fuse.ReadIn, prefix int) ([]meta.DirEntry, error) {
 	var es []meta.DirEntry
-	err := a.vol.ReadDir(ino, cookie, func(e meta.DirEntry) bool {
+	size := listSize(in)
+	err := a.vol.ReadDir(in.NodeId, in.Offset, func(e meta.DirEntry) bool {
 		size -= prefix + (direntSize+len(e.Name)+direntAlign-1)&^(direntAlign-1)
 		if size < 0 || len(es) == maxDirEntries {
 			return false
@@ -28,6 +30,9 @@ func (a *adapter) entries(ino, cookie uint64, size, prefix int) ([]meta.DirEntry
 		es = append(es, e)
 		return true
 	})
+	if err == nil && in.Flags&unix.O_NOATIME == 0 {
+		err = a.vol.Accessed(in.NodeId)
+	}
 	return es, err
 }
 
@@ -40,7 +45,7 @@ func listSize(in *fuse.ReadIn) int { return min(int(in.Size), maxData) }
 
 // ReadDir fills the reply with names.
 func (a *adapter) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	es, err := a.entries(in.NodeId, in.Offset, listSize(in), 0)
+	es, err := a.entries(in, 0)
 	if err != nil {
 		return a.errs.status("readdir", in.NodeId, err)
 	}
@@ -55,7 +60,7 @@ func (a *adapter) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 // ReadDirPlus fills the reply with names and attributes. Each entry but "." and
 // ".." gives the kernel a reference, whether or not it asked for that name.
 func (a *adapter) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	es, err := a.entries(in.NodeId, in.Offset, listSize(in), entryOutSize)
+	es, err := a.entries(in, entryOutSize)
 	if err != nil {
 		return a.errs.status("readdirplus", in.NodeId, err)
 	}

@@ -25,7 +25,8 @@
 //   - sync(2) and syncfs(2) write dirty pages to the volume, but the kernel
 //     sends no SYNCFS to this kind of mount: durability then follows with the
 //     volume's next group commit. fsync(2) waits for it.
-//   - Access times are not kept up to date by reading.
+//   - Access times follow what is read from the volume, by the rule of the mount
+//     (relatime). What is read from the kernel's page cache is not told to us.
 //
 // # Locks
 //

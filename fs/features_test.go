@@ -18,7 +18,7 @@ import (
 
 // TestFeatures tries what Linux programs use beyond what posixtest looks at.
 func TestFeatures(t *testing.T) {
-	var notControl []string
+	notControl := []string{"sparsefar"} // ext4's files are smaller
 	if _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, t.TempDir(), 0); err == unix.EOPNOTSUPP {
 		notControl = append(notControl, "handles") // a container's overlay has none
 	}
@@ -49,6 +49,9 @@ func TestFeatures(t *testing.T) {
 		"appendrace":    testAppendRace,
 		"sparse":        testSparse,
 		"negativecache": testNegativeCache,
+		"locksbetween":  testLocksBetween,
+		"churn":         testChurn,
+		"sparsefar":     testSparseFar,
 	}.run(t, notControl...)
 }
 

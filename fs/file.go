@@ -52,12 +52,17 @@ func (r inPlace) Readv(dst [][]byte) (int, fuse.Status) {
 	return n, fuse.OK
 }
 
-// Read reads into the reply buffer.
+// Read reads into the reply buffer. The kernel forgets the access time it had
+// when it gets the answer.
 func (a *adapter) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if in.Offset > math.MaxInt64-maxData {
 		return nil, fuse.Status(unix.EFBIG)
 	}
-	n, err := a.vol.Read(in.NodeId, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	read := a.vol.Read
+	if in.Flags&unix.O_NOATIME != 0 {
+		read = a.vol.Peek
+	}
+	n, err := read(in.NodeId, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
 	if err != nil {
 		return nil, a.errs.status("read", in.NodeId, err)
 	}

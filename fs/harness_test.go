@@ -36,6 +36,10 @@ func TestMain(m *testing.M) {
 		workerMain()
 	case "mapper":
 		mapperMain()
+	case "user":
+		userMain()
+	case "locker":
+		lockerMain()
 	case "load":
 		loadMain()
 	}

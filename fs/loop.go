@@ -123,6 +123,7 @@ func NewServer(cfg ServeConfig) (*Server, error) {
 	if _, err := answerInit(s.proto, cfg.Init); err != nil {
 		return nil, err
 	}
+	s.Remounted(cfg.Mount)
 	return s, nil
 }
 

@@ -76,6 +76,9 @@ func (a *adapter) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name stri
 // Readlink returns the target of a symbolic link.
 func (a *adapter) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
 	target, err := a.vol.Readlink(h.NodeId)
+	if err == nil {
+		err = a.vol.Accessed(h.NodeId)
+	}
 	if err != nil {
 		return nil, a.errs.status("readlink", h.NodeId, err)
 	}

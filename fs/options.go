@@ -3,7 +3,10 @@ package fs
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+
+	"cmkfs/meta"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -25,7 +28,7 @@ type MountConfig struct {
 	// read-ahead and write-back; 0 = 64.
 	MaxBackground int
 	// Options are mount flags by name: nosuid, nodev, noexec, noatime,
-	// nodiratime, relatime, sync, dirsync.
+	// strictatime, nodiratime, relatime (which is the default), sync, dirsync.
 	Options []string
 }
 
@@ -36,14 +39,15 @@ const (
 
 // mountFlags are the names MountConfig.Options may have.
 var mountFlags = map[string]uintptr{
-	"nosuid":     unix.MS_NOSUID,
-	"nodev":      unix.MS_NODEV,
-	"noexec":     unix.MS_NOEXEC,
-	"noatime":    unix.MS_NOATIME,
-	"nodiratime": unix.MS_NODIRATIME,
-	"relatime":   unix.MS_RELATIME,
-	"sync":       unix.MS_SYNCHRONOUS,
-	"dirsync":    unix.MS_DIRSYNC,
+	"nosuid":      unix.MS_NOSUID,
+	"nodev":       unix.MS_NODEV,
+	"noexec":      unix.MS_NOEXEC,
+	"noatime":     unix.MS_NOATIME,
+	"strictatime": unix.MS_STRICTATIME,
+	"nodiratime":  unix.MS_NODIRATIME,
+	"relatime":    unix.MS_RELATIME,
+	"sync":        unix.MS_SYNCHRONOUS,
+	"dirsync":     unix.MS_DIRSYNC,
 }
 
 // flags translates the options.
@@ -59,7 +63,27 @@ func (c MountConfig) flags() (uintptr, error) {
 		}
 		flags |= f
 	}
+	if flags&(unix.MS_NOATIME|unix.MS_STRICTATIME) == 0 {
+		flags |= unix.MS_RELATIME // said aloud, since a remount would keep what was
+	}
 	return flags, nil
+}
+
+// accessTimes is the volume's part of the options: the kernel leaves access
+// times to us, whatever the flags of the mount are.
+func (c MountConfig) accessTimes() meta.AccessTimes {
+	rule := meta.AccessRelative
+	switch {
+	case c.ReadOnly || slices.Contains(c.Options, "noatime"):
+		rule = meta.AccessNever
+	case slices.Contains(c.Options, "strictatime"):
+		rule = meta.AccessAlways
+	}
+	p := meta.AccessTimes{Files: rule, Dirs: rule}
+	if slices.Contains(c.Options, "nodiratime") {
+		p.Dirs = meta.AccessNever
+	}
+	return p
 }
 
 // data is the option string of mount(2) for a descriptor of /dev/fuse.

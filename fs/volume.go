@@ -23,6 +23,12 @@ type Volume interface {
 	Rename(c meta.Caller, oldParent uint64, oldName string, newParent uint64, newName string, flags uint32) error
 	Tmpfile(c meta.Caller, parent uint64, mode uint32) (meta.Attr, error)
 	Read(ino uint64, dst []byte, off int64) (int, error)
+	// Peek is Read that leaves the access time alone.
+	Peek(ino uint64, dst []byte, off int64) (int, error)
+	// Accessed notes that a directory or symbolic link was read.
+	Accessed(ino uint64) error
+	// SetAccessTimes says which access times reads change.
+	SetAccessTimes(p meta.AccessTimes)
 	Write(c meta.Caller, ino uint64, data []byte, off int64) (int, error)
 	Fallocate(c meta.Caller, ino uint64, mode uint32, off, length int64) error
 	CopyRange(c meta.Caller, src uint64, srcOff int64, dst uint64, dstOff int64, length int64) (int64, error)

@@ -92,6 +92,26 @@ func BenchmarkVolume_Read(b *testing.B) {
 	}
 }
 
+// BenchmarkVolume_Read_AccessTimes reads 4 KiB of one file by each rule.
+func BenchmarkVolume_Read_AccessTimes(b *testing.B) {
+	v := benchVolume(b)
+	ino := mknod(b, v, "f")
+	data := make([]byte, 1<<20)
+	if _, err := v.Write(meta.Caller{}, ino, data, 0); err != nil {
+		b.Fatal(err)
+	}
+	for _, rule := range []meta.AccessRule{meta.AccessNever, meta.AccessRelative, meta.AccessAlways} {
+		b.Run([]string{"never", "relative", "always"}[rule], func(b *testing.B) {
+			v.SetAccessTimes(meta.AccessTimes{Files: rule})
+			for i := 0; b.Loop(); i++ {
+				if _, err := v.Read(ino, data[:4096], int64(i*7919%256)*4096); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkVolume_WriteSync writes 4 KiB and makes them durable.
 func BenchmarkVolume_WriteSync(b *testing.B) {
 	v := benchVolume(b)

@@ -163,9 +163,9 @@ func (v *Volume) thaw() {
 	}
 }
 
-// tryCheckpoint runs a checkpoint from the background and keeps admission
-// informed.
-func (v *Volume) tryCheckpoint() {
+// tryCheckpoint runs a checkpoint from the background, tells what went wrong,
+// and keeps admission informed.
+func (v *Volume) tryCheckpoint() error {
 	err := v.checkpoint()
 	full := errors.Is(err, ErrNoSpace)
 	if err != nil && !full {
@@ -180,4 +180,5 @@ func (v *Volume) tryCheckpoint() {
 	v.admission.full = full
 	v.admission.Unlock()
 	v.admission.cond.Broadcast()
+	return err
 }

@@ -37,7 +37,7 @@ func (v *Volume) CopyRange(c Caller, src uint64, srcOff int64, dst uint64, dstOf
 		}
 	}
 	buf := make([]byte, min(length, maxWrite))
-	n, err := v.Read(src, buf, srcOff)
+	n, err := v.Peek(src, buf, srcOff)
 	if err != nil || n == 0 {
 		return 0, err
 	}

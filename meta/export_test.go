@@ -162,3 +162,9 @@ func ReadJournal(b []byte) ([]uint64, error) {
 	}
 	return out, nil
 }
+
+// AccessPending is accessPending.
+const AccessPending = accessPending
+
+// PendingAccessTimes is how many access times are not saved yet.
+func (v *Volume) PendingAccessTimes() int { return int(v.atimes.count.Load()) }

@@ -71,21 +71,30 @@ func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
 // authentication. So what fails is looked up again, at last with the
 // file's data lock, under which nothing moves: that failure is damage.
 func (v *Volume) Read(ino uint64, dst []byte, off int64) (n int, err error) {
+	return v.read(ino, dst, off, true)
+}
+
+// Peek is Read that leaves the access time alone.
+func (v *Volume) Peek(ino uint64, dst []byte, off int64) (n int, err error) {
+	return v.read(ino, dst, off, false)
+}
+
+func (v *Volume) read(ino uint64, dst []byte, off int64, access bool) (n int, err error) {
 	if off < 0 {
 		return 0, ErrInvalid
 	}
 	for range 2 {
-		if n, err = v.readOnce(ino, dst, uint64(off)); err == nil {
+		if n, err = v.readOnce(ino, dst, uint64(off), access); err == nil {
 			return n, nil
 		}
 	}
 	lock := v.dataLock(ino)
 	lock.Lock()
 	defer lock.Unlock()
-	return v.readOnce(ino, dst, uint64(off))
+	return v.readOnce(ino, dst, uint64(off), access)
 }
 
-func (v *Volume) readOnce(ino uint64, dst []byte, off uint64) (int, error) {
+func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int, error) {
 	var p *readPlan
 	err := v.view(func() error {
 		n, err := v.inodeOf(ino)
@@ -98,6 +107,9 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64) (int, error) {
 			return ErrIsDir
 		default:
 			return ErrInvalid
+		}
+		if access {
+			v.accessed(n)
 		}
 		if off >= n.size || len(dst) == 0 {
 			return nil

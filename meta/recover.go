@@ -66,6 +66,7 @@ func openWith(cfg Config, lost func(where, format string, args ...any)) (*Volume
 		active: newOverlay(), replies: make(map[uint64]uint64), orphans: make(map[uint64]struct{}), inline: make(map[uint64]struct{}),
 		space: newSpace(), mostNodes: mostNodes, lost: lost, kick: make(chan struct{}, 1), failed: make(chan struct{}),
 	}
+	v.atimes.full = make(chan struct{}, 1)
 	if v.now == nil {
 		v.now = time.Now
 	}

@@ -69,6 +69,7 @@ func (t *tx) setAttr(c Caller, n *inode, s *SetAttr) error {
 	}
 	if s.Atime != nil {
 		n.atime = timeToDisk(*s.Atime)
+		t.v.atimes.drop(n.ino)
 	}
 	if s.Mtime != nil {
 		n.mtime = timeToDisk(*s.Mtime)

@@ -90,7 +90,11 @@ func (t *tx) inode(ino uint64) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeInode(ino, val)
+	n, err := decodeInode(ino, val)
+	if err == nil {
+		t.v.atimes.show(n)
+	}
+	return n, err
 }
 
 func decodeInode(ino uint64, val []byte) (*inode, error) {

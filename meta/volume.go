@@ -66,6 +66,8 @@ type Volume struct {
 
 	changes atomic.Int64 // bytes of active and frozen
 
+	atimes accessTimes // what reads have changed; innermost lock
+
 	syncMu      sync.Mutex    // one flush at a time; others share its result; guards marked
 	marked      uint64        // the last marker in the journal
 	unmarked    []block       // while the volume is opened: replayed blocks that no marker covers
@@ -203,7 +205,11 @@ func (v *Volume) inodeOf(ino uint64) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeInode(ino, val)
+	n, err := decodeInode(ino, val)
+	if err == nil {
+		v.atimes.show(n)
+	}
+	return n, err
 }
 
 // Sync makes everything answered so far durable. Callers at the same time
@@ -282,6 +288,9 @@ func (v *Volume) background(ctx context.Context) {
 			return
 		case <-v.kick:
 			due = true
+		case <-v.atimes.full:
+			_ = v.saveAllAccessTimes(v.tryCheckpoint) // what failed is retried when the next checkpoint is due
+			continue
 		case <-tick.C:
 			due = time.Since(last) >= checkpointInterval || v.hostFull()
 		}
@@ -294,7 +303,10 @@ func (v *Volume) background(ctx context.Context) {
 			v.log.Warn("a segment could not be closed", "err", err)
 		}
 		if due {
-			v.tryCheckpoint()
+			// Access times follow, since there is room now. Failures were told.
+			if v.tryCheckpoint() == nil {
+				_ = v.saveAllAccessTimes(v.tryCheckpoint)
+			}
 			last = time.Now()
 		}
 	}
@@ -324,7 +336,11 @@ func (v *Volume) Close(ctx context.Context) error {
 		v.stop()
 		v.wg.Wait()
 		// A full host may refuse the checkpoint: the journal still has everything.
-		if err := v.checkpoint(); err != nil && !errors.Is(err, ErrNoSpace) && v.state.Load() == stateOpen {
+		err := v.saveAllAccessTimes(v.checkpoint)
+		if err == nil {
+			err = v.checkpoint()
+		}
+		if err != nil && !errors.Is(err, ErrNoSpace) && v.state.Load() == stateOpen {
 			v.log.Error("the last checkpoint failed; the journal keeps everything", "err", err)
 		}
 	}

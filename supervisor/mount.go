@@ -29,6 +29,9 @@ func (a *acct) mountVolume(ctx context.Context, name string, r api.Mount) error 
 	if err != nil {
 		return err
 	}
+	if isRemount(r.Options) {
+		return a.remountVolume(ctx, name, r)
+	}
 	config, err := parseOptions(r.Options)
 	if err != nil {
 		return err

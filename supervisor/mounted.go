@@ -106,10 +106,14 @@ type mounted struct {
 	waiters     []chan<- error  // who waits for the suspension or restoration under way
 	unmounting  *command        // an unmount that the kernel is carrying out
 	unmountDone chan error      // its result
+	remounting  *command        // a remount that the kernel is carrying out
+	remountDone chan error      // its result
 	endBy       time.Time       // when a worker that is to end is killed
 	dying       int             // how often it was seen dying since
 	closeErr    error           // with which the mount has ended
 	noted       worker.Position // what is remembered of the volume
+
+	remountConfig fs.MountConfig // what the remount leads to
 }
 
 // kind is what a command asks for.
@@ -119,6 +123,7 @@ const (
 	cmdSuspend kind = iota
 	cmdRestore
 	cmdUnmount
+	cmdRemount
 )
 
 // command is a message to the loop.
@@ -128,6 +133,7 @@ type command struct {
 	reason   string        // cmdSuspend
 	deadline int64         // cmdSuspend: of the drain, as worker.Now counts
 	how      unmountMode   // cmdUnmount
+	options  []string      // cmdRemount
 	done     chan<- error  // room for one
 }
 
@@ -201,6 +207,7 @@ func (m *mounted) run(first *workerProcess) {
 	m.wait = time.NewTimer(time.Hour)
 	m.wait.Stop()
 	m.unmountDone = make(chan error, 1)
+	m.remountDone = make(chan error, 1)
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
 	look := time.NewTicker(lookEvery)
@@ -223,6 +230,8 @@ func (m *mounted) run(first *workerProcess) {
 			m.attemptEnded(r)
 		case err := <-m.unmountDone:
 			m.unmountEnded(err)
+		case err := <-m.remountDone:
+			m.remountEnded(err)
 		case <-m.answererEnded():
 			m.answererGone()
 		case <-m.wait.C:
@@ -257,6 +266,8 @@ func (m *mounted) handle(c command) {
 		m.restore(c)
 	case cmdUnmount:
 		m.unmount(c)
+	case cmdRemount:
+		m.remount(c)
 	}
 }
 

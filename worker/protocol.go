@@ -36,6 +36,7 @@ type Request struct {
 	Lease   *Lease   `json:"lease,omitempty"`   // a new deadline
 	Suspend *Suspend `json:"suspend,omitempty"` // drain, commit, invalidate, exit
 	Unmount *Unmount `json:"unmount,omitempty"` // the mount is gone: close the volume, exit
+	Remount *Remount `json:"remount,omitempty"` // the mount's options are others now
 	Forward *Forward `json:"forward,omitempty"` // a FUSE request the supervisor had read
 	Stats   *Ask     `json:"stats,omitempty"`   // answer with Stats
 	Ping    *Ask     `json:"ping,omitempty"`    // answer with Pong, at once
@@ -124,6 +125,11 @@ type Suspend struct {
 
 // Unmount tells a worker that its mount has ended.
 type Unmount struct{}
+
+// Remount tells a worker how its volume is mounted now.
+type Remount struct {
+	Mount fs.MountConfig `json:"mount"`
+}
 
 // Ask asks for an answer.
 type Ask struct{}

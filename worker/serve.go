@@ -155,6 +155,10 @@ func (s *serving) handle(ctx context.Context, r message) (code int, end bool) {
 		}
 	case r.Lease != nil:
 		s.deadline = r.Lease.Deadline
+	case r.Remount != nil:
+		if s.server != nil {
+			s.server.Remounted(r.Remount.Mount)
+		}
 	case r.Forward != nil:
 		s.forward = append(s.forward, r.Forward.Part...)
 		if r.Forward.Last && s.server != nil {
@@ -199,6 +203,9 @@ func (s *serving) suspend(ctx context.Context, errno syscall.Errno, wait bool) (
 		}
 	}
 	ok := true
+	if err := s.volume.SaveAccessTimes(); err != nil {
+		s.log.Error("suspending: cannot save access times", "err", err)
+	}
 	if err := s.volume.Sync(context.WithoutCancel(ctx)); err != nil {
 		s.log.Error("suspending: cannot make the volume durable", "err", err)
 		ok = false

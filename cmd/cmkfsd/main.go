@@ -59,7 +59,7 @@ func main() {
 
 // run is the program without its process: arguments in, exit code out.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if filepath.Base(args[0]) == mountHelperName {
+	if isMountHelper(filepath.Base(args[0])) {
 		translated, err := mountHelperArgs(args[1:])
 		if err != nil {
 			return reportError(stderr, err)

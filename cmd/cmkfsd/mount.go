@@ -10,7 +10,7 @@ import (
 type volumeMountCmd struct {
 	Volume      string   `arg:"" help:"Name of the volume."`
 	MountPoint  string   `arg:"" name:"mountpoint" help:"An empty directory."`
-	Options     []string `short:"o" placeholder:"OPTION" help:"Mount options, separated by commas: ro, nosuid, nodev, noexec, noatime, writeback, …"`
+	Options     []string `short:"o" placeholder:"OPTION" help:"Mount options, separated by commas: ro, nosuid, nodev, noexec, noatime, strictatime, remount, writeback, …"`
 	WhenLocked  string   `enum:"fail,suspended" default:"fail" placeholder:"fail|suspended" help:"What to do if the key is not available: fail, or mount the volume suspended, so that nothing is written below the mount point."`
 	AcceptOlder bool     `help:"Go on with this copy of the volume although it is older than the one last in use, or another."`
 }

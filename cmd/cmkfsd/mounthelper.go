@@ -9,8 +9,14 @@ import (
 // "mount -t cmkfs ACCOUNT/VOLUME MOUNTPOINT" and for fstab.
 const mountHelperName = "mount.cmkfs"
 
+// isMountHelper reports whether that is a program's name. For the remount of a
+// volume that is not in fstab, mount(8) takes the type that the kernel shows.
+func isMountHelper(name string) bool {
+	return name == mountHelperName || name == "mount.fuse.cmkfs"
+}
+
 // forMount are options that mount(8) and systemd keep for themselves.
-var forMount = []string{"auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "defaults", "rw"}
+var forMount = []string{"auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "defaults"}
 
 // mountHelperArgs translates mount(8)'s arguments into those of volume mount:
 // SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]. It returns nil
