@@ -148,10 +148,7 @@ func gains(unit string, mine, other []float64) (all []float64) {
 // compareKeys shows each account's gain over platform: the median of the
 // repetitions' and, in brackets, the smallest and largest.
 func compareKeys(values map[rowID]map[string][]float64, units map[rowID]string) string {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleDefault)
-	t.Style().Options = table.OptionsNoBordersAndSeparators
-	t.SuppressTrailingSpaces()
+	t := plainTable()
 	t.AppendHeader(table.Row{"workload", "unit", platform, control + " x", token + " x", vault + " x"})
 	all := map[string][]float64{}
 	for _, id := range slices.SortedFunc(maps.Keys(values), func(a, b rowID) int {

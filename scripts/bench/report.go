@@ -108,6 +108,17 @@ func (f figure) String() string {
 	return show(f.Median)
 }
 
+// plainTable is a table for a text file.
+func plainTable() table.Writer {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleDefault)
+	t.Style().Options = table.OptionsNoBordersAndSeparators
+	t.Style().Box.PaddingLeft = ""
+	t.Style().Format.Header = text.FormatDefault
+	t.SuppressTrailingSpaces()
+	return t
+}
+
 // text is the block of docs/performance.txt.
 func (r report) text() string {
 	e := r.Environment
@@ -122,12 +133,7 @@ func (r report) text() string {
 	}
 	fmt.Fprintf(&b, "   %s\n", strings.Join(peers, ", "))
 
-	t := table.NewWriter()
-	t.SetStyle(table.StyleDefault)
-	t.Style().Options = table.OptionsNoBordersAndSeparators
-	t.Style().Box.PaddingLeft = ""
-	t.Style().Format.Header = text.FormatDefault
-	t.SuppressTrailingSpaces()
+	t := plainTable()
 	var head table.Row
 	head = append(head, "workload", "unit")
 	var columns []string
