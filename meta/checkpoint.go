@@ -68,6 +68,7 @@ func (v *Volume) checkpoint() error {
 	v.frozen = nil
 	v.noteChangesLocked()
 	v.mu.Unlock()
+	v.wakeWaiters()
 	v.checkpointed.Store(s.position())
 	v.journal.release(s.seq)
 	return v.journal.marker(s.seq)

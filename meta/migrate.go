@@ -32,6 +32,7 @@ func (v *Volume) migrate() error {
 		}
 		if failed == nil && i%migrateFiles == migrateFiles-1 {
 			failed = v.written(v.lastSeq())
+			v.wakeWaiters() // what is in a segment takes no memory any more
 		}
 		if failed != nil {
 			v.mu.Lock()
