@@ -121,10 +121,12 @@ func (j *journal) flushLocked(seq uint64) (rotated bool, err error) {
 	p.buf, p.ends, p.spare = p.spare[:0], nil, nil
 	p.Unlock()
 
+	// However much was queued, a record fits in one journal file.
+	limit := min(maxRecord, int(j.size)-pageSize-recordAlign-recordHeader-tagSize)
 	start, from := 0, 0 // bytes and operations already written
 	for from < len(ends) {
 		to := from + 1
-		for to < len(ends) && ends[to]-start <= maxRecord {
+		for to < len(ends) && ends[to]-start <= limit {
 			to++
 		}
 		did, err := j.recordLocked(kindOps, first+uint64(from), buf[start:ends[to-1]])

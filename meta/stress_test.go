@@ -182,3 +182,19 @@ func TestVolume_Stress(t *testing.T) {
 		})
 	}
 }
+
+// TestVolume_Forget_Many: nobody waits for a forget, and however many are queued,
+// they fit in the journal.
+func TestVolume_Forget_Many(t *testing.T) {
+	_, open := testVolume(t, 0)
+	v := open()
+	for range 12_000 { // more than a journal file takes
+		must[meta.Attr](t)(v.Tmpfile(meta.Caller{}, meta.RootIno, 0o600))
+	}
+	if err := v.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(reclaim(v), v.Sync(context.Background()), v.Close(context.Background())); err != nil {
+		t.Error(err)
+	}
+}
