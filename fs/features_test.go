@@ -52,6 +52,7 @@ func TestFeatures(t *testing.T) {
 		"locksbetween":  testLocksBetween,
 		"churn":         testChurn,
 		"sparsefar":     testSparseFar,
+		"aio":           testAIO,
 	}.run(t, notControl...)
 }
 

@@ -104,8 +104,10 @@ func (c MountConfig) data(fd int) string {
 // protocolOptions are the options by which INIT is answered.
 func (c MountConfig) protocolOptions(log *slog.Logger) *fuse.MountOptions {
 	extra := uint64(fuse.CAP_HAS_RESEND | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
-		fuse.CAP_DONT_MASK | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO)
-	disabled := uint64(fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP)
+		fuse.CAP_DONT_MASK | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT)
+	// With ASYNC_DIO the kernel would drop cached pages before a direct write of
+	// the AIO interface, but not after it: who reads meanwhile would leave old ones.
+	disabled := uint64(fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP | fuse.CAP_ASYNC_DIO)
 	if c.Writeback {
 		extra |= fuse.CAP_WRITEBACK_CACHE
 	}
