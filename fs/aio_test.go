@@ -14,20 +14,19 @@ import (
 
 // iocb and ioEvent are of <linux/aio_abi.h>.
 type iocb struct {
-	data          uint64
-	key, rwFlags  uint32
-	opcode        uint16
-	priority      int16
-	fd            uint32
-	buf, nbytes   uint64
-	offset        int64
-	reserved      uint64
-	flags, eventf uint32
+	_           [16]byte // data, key, flags
+	opcode      uint16
+	_           int16 // priority
+	fd          uint32
+	buf, nbytes uint64
+	offset      int64
+	_           [16]byte // reserved, more flags, an eventfd
 }
 
 type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
+	_   [16]byte // whose it is
+	res int64
+	_   int64
 }
 
 const ioCmdPwrite = 1
