@@ -171,7 +171,7 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 	if err != nil {
 		return fmt.Errorf("open at the end: %w", err)
 	}
-	if err := errors.Join(compare(v, m.dump()), v.Sync(context.Background()), v.Abandon()); err != nil {
+	if err := errors.Join(reclaim(v, m), compare(v, m.dump()), v.Sync(context.Background()), v.Abandon()); err != nil {
 		return fmt.Errorf("at the end: %w", err)
 	}
 	r.dumps = []string{m.dump()}
