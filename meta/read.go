@@ -51,15 +51,13 @@ func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
 		if err != nil {
 			return nil, err
 		}
-		ptrs, err := decodeRegion(n.ino, r, val)
+		first := r * regionPages
+		ptrs, err := decodePart(n.ino, r, val, int(max(from, first)-first), int(min(to-first, regionPages)))
 		if err != nil {
 			return nil, err
 		}
 		for _, ptr := range ptrs {
-			page := r*regionPages + uint64(ptr.page)
-			if page < to && page+uint64(ptr.n) > from {
-				p.ptrs = append(p.ptrs, located{page, ptr})
-			}
+			p.ptrs = append(p.ptrs, located{first + uint64(ptr.page), ptr})
 		}
 	}
 	return p, nil
@@ -154,8 +152,8 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 	return nil
 }
 
-// runBlocks bounds what readRun is given: 256 KiB.
-const runBlocks = 16
+// runBlocks bounds what readRun is given: 256 KiB, as blocks are written.
+const runBlocks = 32
 
 // readRun reads and decrypts blocks that are contiguous in one segment.
 func (v *Volume) readRun(run []located, dst []byte, off uint64) error {
@@ -234,17 +232,13 @@ func (v *Volume) readPage(ino, page uint64) ([]byte, error) {
 		if err != nil {
 			return err
 		}
-		ptrs, err := decodeRegion(ino, page/regionPages, val)
-		if err != nil {
-			return err
+		at := page % regionPages
+		ptrs, err := decodePart(ino, page/regionPages, val, int(at), int(at)+1)
+		if err == nil && len(ptrs) > 0 {
+			found = &ptrs[0]
+			skip = int(found.skip + uint8(at) - found.page)
 		}
-		at := uint8(page % regionPages)
-		for i := range ptrs {
-			if p := &ptrs[i]; at >= p.page && int(at) < p.end() {
-				found, skip = p, int(p.skip+at-p.page)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil || found == nil {
 		return nil, err

@@ -263,7 +263,7 @@ func blockAD(pages int) []byte {
 // buffers holds scratch space for ciphertext.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+pageSize); return &b }}
 
-// writeBlocks seals data (whole pages) as AEAD blocks of at most blockPages
+// writeBlocks seals data (whole pages) as AEAD blocks of at most writePages
 // pages into consecutive places and writes them. cuts says how many pages a
 // block that begins at a page of data may have at most: a block crosses no
 // region boundary and no gap in the file.
@@ -276,9 +276,9 @@ func (s *segments) writeBlocks(data []byte, cuts func(page int) int) ([]placed, 
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	out := (*buf)[:0]
-	places := make([]placed, 0, pages/blockPages+2)
+	places := make([]placed, 0, pages/writePages+2)
 	for page := 0; page < pages; {
-		n := min(blockPages, pages-page, cuts(page))
+		n := min(writePages, pages-page, cuts(page))
 		at := phys + uint32(page)
 		out = seg.cipher.Seal(out, uint64(at), data[page*pageSize:(page+n)*pageSize], blockAD(n))
 		p := placed{page: page, block: block{seg.id, at, uint32(n)}}

@@ -128,7 +128,12 @@ func (t *tx) region(ino, idx uint64) ([]pointer, error) {
 }
 
 func decodeRegion(ino, idx uint64, val []byte) ([]pointer, error) {
-	ptrs, err := unmarshalRegion(val)
+	return decodePart(ino, idx, val, 0, regionPages)
+}
+
+// decodePart is decodeRegion for the pages [from, to) of the region.
+func decodePart(ino, idx uint64, val []byte, from, to int) ([]pointer, error) {
+	ptrs, err := unmarshalPart(val, from, to)
 	if err != nil {
 		return nil, &CorruptError{Where: key{tableRegion, ino, idx}.String(), Err: err}
 	}
