@@ -264,10 +264,26 @@ func newRig(t *testing.T, options ...string) *rig {
 	return r
 }
 
+// shortDir is t.TempDir, but the path does not have the test's name in it: there is
+// a socket below, whose path has room for 107 bytes.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rig-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // newRigWithoutVolume starts a daemon with the account "acct".
 func newRigWithoutVolume(t *testing.T) *rig {
 	t.Helper()
-	base := t.TempDir()
+	base := shortDir(t)
 	r := &rig{ctx: t.Context(), mount: filepath.Join(base, "mnt")}
 	if err := os.Mkdir(r.mount, 0o755); err != nil {
 		t.Fatal(err)

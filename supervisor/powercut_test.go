@@ -44,7 +44,7 @@ type powered struct {
 
 func newPowered(t *testing.T) *powered {
 	t.Helper()
-	base := t.TempDir()
+	base := shortDir(t)
 	disk, err := powercut.New(base, 1<<30)
 	t.Cleanup(func() {
 		if err := disk.Unmount(); err != nil {
