@@ -258,13 +258,41 @@ type osFile struct {
 // small pieces.
 const prefetchFrom = 128 << 10
 
+// neighbours is how many bytes, aligned, are fetched when a smaller read has to
+// wait for the disk: it takes hardly longer, and who reads at random in a file
+// comes by sooner or later.
+const neighbours = 16 << 10
+
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
-	if len(p) >= prefetchFrom {
-		// Only advice: where it fails, the read is as it would have been.
-		_ = o.control("prefetch", func(fd int) error { return unix.Fadvise(fd, off, int64(len(p)), unix.FADV_WILLNEED) })
+	switch {
+	case len(p) >= prefetchFrom:
+		o.prefetch(off, int64(len(p)))
+	case len(p) < neighbours:
+		if o.readCached(p, off) {
+			return len(p), nil
+		}
+		from := off &^ (neighbours - 1)
+		o.prefetch(from, max(neighbours, off+int64(len(p))-from))
 	}
 	n, err := o.f.ReadAt(p, off)
 	return n, wrap("read", o.name, err)
+}
+
+// prefetch has the host begin to read. It is only advice: where it fails, the
+// read is as it would have been.
+func (o *osFile) prefetch(off, n int64) {
+	_ = o.control("prefetch", func(fd int) error { return unix.Fadvise(fd, off, n, unix.FADV_WILLNEED) })
+}
+
+// readCached reads what the host has in its cache. False if that is not all of it,
+// or the host cannot say.
+func (o *osFile) readCached(p []byte, off int64) (all bool) {
+	_ = o.control("read", func(fd int) error {
+		n, err := unix.Preadv2(fd, [][]byte{p}, off, unix.RWF_NOWAIT)
+		all = n == len(p)
+		return err
+	})
+	return all
 }
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
