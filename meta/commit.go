@@ -107,12 +107,11 @@ func (x *index) writePart(tx *bbolt.Tx, o *overlay, from key, nodes int64, sum *
 
 // tableWriter puts values of an overlay, table after table, into a transaction.
 type tableWriter struct {
-	x     *index
-	tx    *bbolt.Tx
-	sum   *crypto.SetHash
-	t     table
-	b     *bbolt.Bucket
-	count int
+	x   *index
+	tx  *bbolt.Tx
+	sum *crypto.SetHash
+	t   table
+	b   *bbolt.Bucket
 }
 
 func (w *tableWriter) put(it item) error {
@@ -120,7 +119,6 @@ func (w *tableWriter) put(it item) error {
 		w.t, w.b = it.key.t, w.tx.Bucket(bucketNames[it.key.t])
 		w.b.FillPercent = 0.8 // mostly ascending keys
 	}
-	w.count++
 	return w.x.put(w.b, it.key, it.val, w.sum)
 }
 

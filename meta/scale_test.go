@@ -59,19 +59,30 @@ func TestScale(t *testing.T) {
 	}
 }
 
-// TestVolume_LargeDirectory: in a directory of many files each is listed once, is
-// found, and goes. CMKFS_LIMIT_FILES is how many (1,000,000 take some minutes).
-func TestVolume_LargeDirectory(t *testing.T) {
-	n := 20_000
+// limitFiles is how many files a test of limits makes: n, or CMKFS_LIMIT_FILES.
+func limitFiles(n int) int {
 	if env, err := strconv.Atoi(os.Getenv("CMKFS_LIMIT_FILES")); err == nil {
-		n = env
+		return env
 	}
+	return n
+}
+
+// volumeOnDisk makes and opens a volume on a real file system.
+func volumeOnDisk(t *testing.T) (*meta.Volume, meta.Config) {
+	t.Helper()
 	st := must[*store.Dir](t)(store.OpenDir(t.TempDir()))
 	cfg := meta.Config{Store: st, Key: crypto.NewKey()}
 	if err := meta.Create(t.Context(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
 		t.Fatal(err)
 	}
-	v := openVolume(t, cfg)
+	return openVolume(t, cfg), cfg
+}
+
+// TestVolume_LargeDirectory: in a directory of many files each is listed once, is
+// found, and goes. CMKFS_LIMIT_FILES is how many (1,000,000 take some minutes).
+func TestVolume_LargeDirectory(t *testing.T) {
+	n := limitFiles(20_000)
+	v, cfg := volumeOnDisk(t)
 	dir := must[meta.Attr](t)(v.Mkdir(meta.Caller{}, meta.RootIno, "d", 0o700)).Ino
 	inos := make([]uint64, n)
 	for i := range n {

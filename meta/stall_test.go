@@ -1,17 +1,13 @@
 package meta_test
 
 import (
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"cmkfs/crypto"
 	"cmkfs/meta"
-	"cmkfs/store"
 )
 
 // TestVolume_CheckpointStalls: while a checkpoint writes changes that are spread
@@ -19,16 +15,8 @@ import (
 // How long they take is printed; judged is only that none waits for the whole
 // checkpoint. CMKFS_LIMIT_FILES is how many files are changed.
 func TestVolume_CheckpointStalls(t *testing.T) {
-	files := 10_000
-	if env, err := strconv.Atoi(os.Getenv("CMKFS_LIMIT_FILES")); err == nil {
-		files = env
-	}
-	st := must[*store.Dir](t)(store.OpenDir(t.TempDir()))
-	cfg := meta.Config{Store: st, Key: crypto.NewKey()}
-	if err := meta.Create(t.Context(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
-		t.Fatal(err)
-	}
-	v := openVolume(t, cfg)
+	files := limitFiles(10_000)
+	v, cfg := volumeOnDisk(t)
 	inos := make([]uint64, files)
 	data := make([]byte, 16<<10)
 	for i := range inos {
