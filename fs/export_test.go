@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -157,3 +158,16 @@ func NewAdapter(t testing.TB, v Volume) fuse.RawFileSystem {
 		errs: newErrorLog(slog.New(slog.DiscardHandler), false), caching: func() bool { return true }, forgetAttr: func(uint64) {},
 	}
 }
+
+// Pace is what the readers know of how requests come.
+type Pace struct{ r readers }
+
+// Note takes down n requests that came so long after the answer before.
+func (p *Pace) Note(n int, company bool, after time.Duration) {
+	for range n {
+		p.r.note(company, after)
+	}
+}
+
+// Alone reports whether one reader is enough.
+func (p *Pace) Alone() bool { return p.r.alone() }

@@ -37,14 +37,6 @@ type ServeConfig struct {
 	Log    *slog.Logger
 }
 
-const (
-	defaultReaders = 32
-	maxReaders     = inflightSlots / 2
-	// idleReaders wait for requests; more of them only make the kernel wake
-	// a cold thread.
-	idleReaders = 2
-)
-
 // Server answers the requests of one mounted volume, in one worker process.
 type Server struct {
 	cfg     ServeConfig
@@ -58,32 +50,11 @@ type Server struct {
 
 	mu struct {
 		sync.Mutex
-		readers int // goroutines reading or handling
-		idle    int // of them, waiting in read
-		spare   []*reader
+		readers
 		stopped bool  // Serve returns or has returned
 		err     error // with this
 	}
 	stop chan struct{} // closed with mu.stopped
-}
-
-// reader is the memory of one goroutine that reads and handles requests.
-type reader struct {
-	in, out []byte
-}
-
-// newReader makes a reader whose input buffer is populated and stays so: when a
-// worker is killed while the kernel copies a request into memory that has to be
-// faulted in, the kernel fails that request with EIO instead of keeping it for
-// the next worker. Readers are used again and never freed.
-func newReader() (*reader, error) {
-	in, err := unix.Mmap(-1, 0, bufferSize, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
-	if err != nil {
-		return nil, fmt.Errorf("allocate a request buffer: %w", err)
-	}
-	_ = unix.Mlock(in) // beyond the limit of locked memory it is only likely to stay
-	return &reader{in: in, out: make([]byte, bufferSize)}, nil
 }
 
 // NewServer prepares to serve: it replays INIT, so that requests are decoded as
@@ -192,53 +163,10 @@ func (s *Server) finishLocked(err error) {
 	}
 }
 
-// startLocked starts one more goroutine that reads. Without memory for it there
-// are fewer.
-func (s *Server) startLocked() {
-	var r *reader
-	if n := len(s.mu.spare); n > 0 {
-		r, s.mu.spare = s.mu.spare[n-1], s.mu.spare[:n-1]
-	} else {
-		var err error
-		if r, err = newReader(); err != nil {
-			if s.mu.readers == 0 {
-				s.finishLocked(err)
-			}
-			return
-		}
-	}
-	s.mu.readers++
-	s.mu.idle++
-	go s.run(r)
-}
-
-// busy notes that a reader has got a request, and sees that another one waits.
-func (s *Server) busy() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.idle--
-	if s.mu.idle == 0 && s.mu.readers < s.cfg.Readers {
-		s.startLocked()
-	}
-}
-
-// again reports whether a reader that has answered shall wait for another
-// request. If not, it has ended.
-func (s *Server) again(r *reader) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.idle >= idleReaders {
-		s.mu.readers--
-		s.mu.spare = append(s.mu.spare, r)
-		return false
-	}
-	s.mu.idle++
-	return true
-}
-
 // run reads and handles requests.
 func (s *Server) run(r *reader) {
 	for {
+		s.look()
 		n, err := unix.Read(s.fd, r.in)
 		switch {
 		case err == nil:
@@ -257,7 +185,7 @@ func (s *Server) run(r *reader) {
 			m.forgets(s.adapter.forget)
 			continue
 		}
-		s.busy()
+		s.busy(m)
 		s.serve(r, m)
 		if !s.again(r) {
 			return
