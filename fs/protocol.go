@@ -173,15 +173,6 @@ func (m message) forgetting() bool {
 	return m.opcode() == opForget || m.opcode() == opBatchForget
 }
 
-// flushing reports whether a request waits for the disk whatever happens.
-func (m message) flushing() bool {
-	switch m.opcode() {
-	case opFsync, opFsyncdir, opSyncfs:
-		return true
-	}
-	return false
-}
-
 // forgets calls fn for each node of a FORGET or BATCH_FORGET.
 func (m message) forgets(fn func(node, n uint64)) {
 	switch m.opcode() {

@@ -42,7 +42,7 @@ const (
 	crowdedMost   = 10 * time.Second
 	crowdedMemory = time.Minute
 	// kept is how long a lone reader may be busy before another one is started, up to
-	// twice that.
+	// twice that: so long may another program wait, once, for the first one's fsync.
 	kept = time.Millisecond
 )
 
@@ -68,7 +68,7 @@ type readers struct {
 func (r *readers) alone() bool { return r.score >= loneFrom }
 
 // note takes down that a request came so long after the last answer, and whether
-// there was another one at the same time, or one that takes long.
+// there was another one at the same time.
 func (r *readers) note(company bool, after time.Duration) {
 	switch {
 	case r.score < 0:
@@ -124,7 +124,7 @@ func (s *Server) busy(m message) {
 	defer s.mu.Unlock()
 	s.mu.received++
 	s.mu.idle--
-	company := s.mu.all-s.mu.idle > 1 || m.valid() && m.flushing() || s.mu.idle == 0 && s.pending()
+	company := s.mu.all-s.mu.idle > 1 || s.mu.idle == 0 && s.pending()
 	s.mu.note(company, now.Sub(s.mu.answered))
 	if s.mu.idle > 0 {
 		return

@@ -12,7 +12,7 @@ import (
 )
 
 // One reader is enough when requests come one at a time and soon, and not when
-// two came together, or one that takes long.
+// two came together.
 func TestReaders_Alone(t *testing.T) {
 	const soon, late = 20 * time.Microsecond, 5 * time.Millisecond
 	var p fs.Pace

@@ -19,7 +19,7 @@ import (
 const (
 	// HeapLimit is the soft limit of Go's memory, in bytes, for a process that
 	// serves a volume: what the volume holds, and some room for the collector.
-	HeapLimit = 184 << 20
+	HeapLimit = 168 << 20
 	// changesDue and changesMost are how many bytes of changes ask for a
 	// checkpoint, and make operations wait for one.
 	changesDue  = 16 << 20
