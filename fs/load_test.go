@@ -242,6 +242,13 @@ func loadAppend(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error 
 	return nil
 }
 
+// refusedAtClose reports whether data that was still in the kernel's cache when the
+// volume was suspended was refused: whatever the errno, close says EIO.
+func refusedAtClose(err error) bool {
+	var path *os.PathError
+	return errors.As(err, &path) && path.Op == "close" && path.Err == syscall.EIO
+}
+
 // loadHammer works until it is stopped, which is when everything is refused,
 // and then checks that it really is.
 func loadHammer(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error {
@@ -280,7 +287,7 @@ func loadHammer(dir string, id int, stop *atomic.Bool, ops *atomic.Int64) error 
 	for !stop.Load() {
 		err := round(func(what string, err error) error {
 			switch {
-			case errnoOf(err) == syscall.ENOKEY:
+			case errnoOf(err) == syscall.ENOKEY, refusedAtClose(err):
 				refused = true
 			case err != nil:
 				return fmt.Errorf("%s: %w", what, err)
