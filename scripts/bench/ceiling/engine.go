@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"cmkfs/fs"
 	"cmkfs/meta"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +12,6 @@ import (
 
 // engine is a volume that does nothing but remember names and attributes.
 type engine struct {
-	fs.Volume // what is not defined here is never asked for by the workloads
-
 	keep bool
 
 	mu    sync.Mutex // guards all that follows, held for memory accesses only
@@ -153,6 +150,9 @@ func (e *engine) GetXattr(uint64, string) ([]byte, error) { return nil, meta.Err
 func (e *engine) ListXattr(uint64) ([]string, error)      { return nil, nil }
 func (e *engine) Orphans() []uint64                       { return nil }
 func (e *engine) Sync(context.Context) error              { return nil }
+
+func (e *engine) Accessed(uint64) error           { return nil }
+func (e *engine) SetAccessTimes(meta.AccessTimes) {}
 
 func (e *engine) SetXattr(meta.Caller, uint64, string, []byte, uint32) error {
 	return meta.ErrUnsupported
