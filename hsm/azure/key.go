@@ -156,7 +156,7 @@ func (k *key) info(ctx context.Context, name, version string) (hsm.Info, error) 
 			return &answerError{"Protocol", "what answers there is no Key Vault", errors.New("the answer has no key")}
 		}
 		info.KeyID = k.id
-		if j.KID != nil {
+		if j.KID != nil && *j.KID != "" {
 			info.KeyID = k.canonical(string(*j.KID))
 		}
 		if j.Kty != nil {
