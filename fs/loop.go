@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -77,6 +78,7 @@ func NewServer(cfg ServeConfig) (*Server, error) {
 		slots: make(chan int, inflightSlots),
 		stop:  make(chan struct{}),
 	}
+	s.mu.single = runtime.GOMAXPROCS(0) == 1
 	for i := range inflightSlots {
 		s.slots <- i
 	}

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"fmt"
-	"runtime"
 	"time"
 	"unsafe"
 
@@ -56,6 +55,7 @@ type readers struct {
 	all      int // reading or handling
 	idle     int // of them, waiting in read
 	spare    []*reader
+	single   bool          // there is one processor: who looks for a request is in its way
 	received uint64        // requests read
 	answered time.Time     // when the last reader was done
 	score    int           // of requests that came at once; below 0 after what must not happen again soon
@@ -65,7 +65,7 @@ type readers struct {
 }
 
 // alone reports whether one reader is enough.
-func (r *readers) alone() bool { return r.score >= loneFrom }
+func (r *readers) alone() bool { return r.score >= loneFrom && !r.single }
 
 // note takes down that a request came so long after the last answer, and whether
 // there was another one at the same time.
@@ -129,7 +129,7 @@ func (s *Server) busy(m message) {
 	if s.mu.idle > 0 {
 		return
 	}
-	if !s.mu.alone() || runtime.GOMAXPROCS(0) == 1 {
+	if !s.mu.alone() {
 		s.anotherLocked()
 	} else if !s.mu.watched {
 		s.mu.watched = true
