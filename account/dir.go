@@ -38,6 +38,9 @@ type Dir struct {
 	path string
 }
 
+// maxSocketPath is how long the path of a socket may be, in bytes: see unix(7).
+const maxSocketPath = 107
+
 // Open opens an existing state directory. It refuses one that is not ours
 // alone, with an error that is ErrUnsafeState, and one that does not exist with
 // ErrNoState.
@@ -65,8 +68,15 @@ func Open(path string) (*Dir, error) {
 }
 
 // Create opens a state directory and makes it first if it is missing; its
-// parent must exist.
+// parent must exist, and its path be short enough for the socket in it.
 func Create(path string) (*Dir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if most := maxSocketPath - len((&Dir{path: "/"}).SocketPath()); len(path) > most {
+		return nil, fmt.Errorf("the path of the state directory has %d bytes, and there is room for %d: Linux keeps the names of sockets short", len(path), most)
+	}
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("cannot make the state directory: %w", err)
 	}

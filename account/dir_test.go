@@ -74,6 +74,21 @@ func TestOpen_RefusesUnsafeDirectory(t *testing.T) {
 	}
 }
 
+func TestCreate_LongPath(t *testing.T) {
+	parent := t.TempDir()
+	for n := 90 - len(parent); n < 110-len(parent); n++ {
+		path := filepath.Join(parent, strings.Repeat("d", n))
+		d, err := account.Create(path)
+		_, statErr := os.Stat(path)
+		switch {
+		case err == nil && statErr == nil && len(d.SocketPath()) <= 107:
+		case err != nil && errors.Is(statErr, os.ErrNotExist) && len(path)+len("/cmkfsd.sock") > 107:
+		default:
+			t.Errorf("%d bytes: %v, the directory: %v", len(path), err, statErr)
+		}
+	}
+}
+
 func TestDir_Lock_SecondDaemonIsRefused(t *testing.T) {
 	d := newDir(t)
 	l, err := d.Lock()
