@@ -307,10 +307,22 @@ func TestClient_Cancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := c.PID()
+	halt(t, pid) // or its answer may be faster than the cancelling
 	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() {
+		_, err := c.Examine(ctx, key)
+		result <- err
+	}()
+	eventually(t, func() bool { return c.Pending() == 1 })
 	cancel()
-	_, err := c.Examine(ctx, key)
-	want(t, err, hsm.KindUnreachable, "Cancelled")
+	want(t, <-result, hsm.KindUnreachable, "Cancelled")
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Examine(t.Context(), key); err != nil {
+		t.Errorf("after a cancelled call: %v", err)
+	}
 	if c.PID() != pid {
 		t.Error("a cancelled call cost the agent its life")
 	}
