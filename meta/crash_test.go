@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cmkfs/internal/race"
 	"cmkfs/meta"
 	"cmkfs/store"
 )
@@ -271,7 +272,7 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 func crashStates(t *testing.T, usual int) int {
 	t.Helper()
 	s := os.Getenv("CMKFS_CRASH_STATES")
-	if s == "" && raceDetector {
+	if s == "" && race.Detector {
 		return usual / 10
 	}
 	if s == "" {

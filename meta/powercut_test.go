@@ -108,6 +108,7 @@ func (l *ledger) watch(d *powercut.Disk, dir string, seed uint64, ops int, momen
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Env = append(os.Environ(), powerDirEnv+"="+dir, fmt.Sprintf("%s=%d", powerSeedEnv, seed))
 	cmd.WaitDelay = 10 * time.Second
+	cmd.Stderr = os.Stderr
 	said, err := cmd.StdoutPipe()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"cmkfs/internal/race"
 	"cmkfs/meta"
 	"cmkfs/store"
 )
@@ -268,14 +269,14 @@ func triples(n int, rnd *rand.Rand) (out [][]op) {
 // TestVolume_AllSequences tries the crash states of all sequences of one and
 // two operations, and of some of three. CMKFS_CRASH_STATES says how many states
 // to try: what the first leave of them is for sequences of three. Without it,
-// a slow machine stops after some minutes, and one under the race detector after one; the order is random, and the log
-// says how far it came.
+// a slow machine stops after some minutes, and one under the race detector after
+// one; the order is random, and the log says how far it came.
 func TestVolume_AllSequences(t *testing.T) {
 	budget := int64(crashStates(t, 80_000))
 	s := newSequences(t, shm(t))
 	switch {
 	case os.Getenv("CMKFS_CRASH_STATES") != "":
-	case raceDetector:
+	case race.Detector:
 		s.until = time.Now().Add(time.Minute)
 	default:
 		s.until = time.Now().Add(4 * time.Minute)
