@@ -29,8 +29,8 @@ test: deps build        ## vet, and every test; a skipped test fails
 	go vet ./...
 	go run ./scripts/testreport -serial "$(MOUNTING)"
 
-race: deps build        ## every test under the race detector (slow)
-	go run ./scripts/testreport -serial "$(MOUNTING)" -- -race
+race: deps build        ## every test under the race detector
+	go run ./scripts/testreport -serial "$(MOUNTING)" -patience 3 -- -race
 
 lint:                   ## gofmt, vet, staticcheck, shell syntax
 	scripts/lint

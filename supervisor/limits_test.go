@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cmkfs/internal/race"
 )
 
 // memoryLimit is the most that a process may take, in MiB, whatever the size of
@@ -97,7 +99,8 @@ func TestMemory_Bound(t *testing.T) {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 			continue // a key agent ends after each use
 		}
-		if peak := statusOf(t, pid)["VmHWM"]; peak > memoryLimit {
+		// The race detector's own memory is in it.
+		if peak := statusOf(t, pid)["VmHWM"]; peak > memoryLimit && !race.Detector {
 			t.Errorf("%s: at most %d MiB resident, want %d", what, peak, memoryLimit)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
+	"cmkfs/internal/race"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor"
 	"cmkfs/supervisor/api"
@@ -237,10 +238,13 @@ func logPath(t *testing.T) string {
 }
 
 // showLog shows what the processes log at the end of a test that has failed, or
-// is verbose.
+// is verbose. A data race in one of them fails the test.
 func showLog(t *testing.T) {
 	t.Cleanup(func() {
 		b, _ := os.ReadFile(logPath(t))
+		if race.Report(b) != nil {
+			t.Error("a process has a data race")
+		}
 		if t.Failed() || testing.Verbose() {
 			t.Logf("log of the processes:\n%s", b)
 		}

@@ -152,6 +152,7 @@ func start(t *testing.T, s worker.Start) *started {
 	keyFar := os.NewFile(uintptr(fds[1]), "key")
 	w.cmd = exec.Command("/proc/self/exe", append([]string{"worker"}, worker.Args(s.Dir)...)...)
 	w.cmd.ExtraFiles = []*os.File{far, keyFar}
+	w.cmd.Stderr = os.Stderr
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

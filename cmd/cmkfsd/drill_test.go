@@ -60,6 +60,7 @@ func TestRun_Spine(t *testing.T) {
 		names = []string{"all"}
 	}
 	tmp := t.TempDir()
+	watchDrills(t, tmp)
 	env := append(os.Environ(), "TMPDIR="+tmp)
 	reports, exit, log := runDrills(t, env, append(names, "--seed", "11", "--report", filepath.Join(tmp, "report"))...)
 	passed(t, reports, exit, log)
@@ -94,7 +95,9 @@ func TestRun_Broken(t *testing.T) {
 		}
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
-			reports, exit, log := runDrills(t, os.Environ(), name, "--break", string(b))
+			tmp := t.TempDir()
+			watchDrills(t, tmp)
+			reports, exit, log := runDrills(t, append(os.Environ(), "TMPDIR="+tmp), name, "--break", string(b))
 			if exit != 4 {
 				t.Errorf("exit code %d\n%s", exit, log)
 			}

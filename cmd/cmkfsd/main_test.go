@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"cmkfs/internal/race"
 )
 
 // bin is a folder with the programs, built once: the daemon executes itself, so
@@ -45,7 +47,7 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	bin = dir
 	for _, name := range []string{"cmkfsd", "keyvault-emulator"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(bin, name), "cmkfs/cmd/"+name)
+		build := exec.Command("go", "build", fmt.Sprintf("-race=%v", race.Detector), "-o", filepath.Join(bin, name), "cmkfs/cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "build", name+":", err)
@@ -56,7 +58,11 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	if raced.failed() {
+		return 1
+	}
+	return code
 }
 
 func TestScripts(t *testing.T) {
@@ -114,6 +120,10 @@ func setup(env *testscript.Env) error {
 		for _, s := range states {
 			stop(filepath.Dir(s), syscall.SIGTERM)
 		}
+		logs, _ := filepath.Glob(filepath.Join(work, "*", "cmkfsd.log")) // some daemons have ended before
+		for _, l := range logs {
+			raced.lookInto(l)
+		}
 		unmountBelow(work)
 	})
 	return nil
@@ -121,6 +131,7 @@ func setup(env *testscript.Env) error {
 
 // stop ends the daemon of a state directory, if there is one, and waits.
 func stop(state string, how syscall.Signal) {
+	defer raced.lookInto(filepath.Join(state, "cmkfsd.log"))
 	b, err := os.ReadFile(filepath.Join(state, "lock"))
 	if err != nil {
 		return

@@ -4,7 +4,10 @@
 // does not name, when none ran, and when a test left a mount or a process
 // behind. Its last line reads "N passed, N failed, N skipped".
 //
-//	testreport [-serial "PATTERNS"] [-only "PATTERNS"] [-- GO TEST FLAGS]
+// What a process under test says counts as well: a data race that the race
+// detector finds there makes the run fail, though the test passes.
+//
+//	testreport [-serial "PATTERNS"] [-only "PATTERNS"] [-patience N] [-- GO TEST FLAGS]
 package main
 
 import (
@@ -26,8 +29,8 @@ import (
 // Guards against hanging for ever, far above what a busy machine needs: go test
 // ends a package after testTimeout. If it cannot, because a process waits for a
 // file system that nobody serves, all processes of the run are ended after
-// hangLimit, and the next package follows.
-const (
+// hangLimit, and the next package follows. The flag -patience multiplies them.
+var (
 	testTimeout = 15 * time.Minute
 	hangLimit   = 17 * time.Minute
 	runLimit    = 75 * time.Minute
@@ -36,7 +39,11 @@ const (
 func main() {
 	serial := flag.String("serial", "", "package patterns whose tests run one package at a time, after the others")
 	only := flag.String("only", "./...", "package patterns to test")
+	patience := flag.Int("patience", 1, "how many times longer than usual a package and the run may take")
 	flag.Parse()
+	for _, limit := range []*time.Duration{&testTimeout, &hangLimit, &runLimit} {
+		*limit *= time.Duration(*patience)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

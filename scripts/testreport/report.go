@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// raceHeader begins what the race detector says.
+const raceHeader = "WARNING: DATA RACE"
+
 // event is one line of `go test -json` (see `go doc test2json`).
 type event struct {
 	Action      string
@@ -27,6 +30,7 @@ type result struct {
 	passed, failed, skipped int
 	output                  map[string][]string // by test, "" is the package itself
 	started                 map[string]bool     // tests without a verdict so far
+	raced                   map[string]bool     // tests whose output has a data race
 }
 
 // report gathers the events of all runs. It is used by one goroutine, where
@@ -82,7 +86,7 @@ func (r *report) event(ev event) {
 	}
 	p := r.packages[ev.Package]
 	if p == nil {
-		p = &result{output: map[string][]string{}, started: map[string]bool{}}
+		p = &result{output: map[string][]string{}, started: map[string]bool{}, raced: map[string]bool{}}
 		r.packages[ev.Package] = p
 	}
 	switch ev.Action {
@@ -90,6 +94,9 @@ func (r *report) event(ev event) {
 		p.started[ev.Test] = true
 	case "output":
 		p.output[ev.Test] = append(p.output[ev.Test], ev.Output)
+		if strings.Contains(ev.Output, raceHeader) {
+			p.raced[ev.Test] = true
+		}
 	case "pass", "fail", "skip":
 		delete(p.started, ev.Test)
 		if ev.Test == "" {
@@ -104,6 +111,7 @@ func (r *report) testDone(ev event, p *result) {
 	switch ev.Action {
 	case "pass":
 		p.passed++
+		r.passedWithRace(ev, p)
 		delete(p.output, ev.Test)
 	case "fail":
 		p.failed++
@@ -119,8 +127,20 @@ func (r *report) testDone(ev event, p *result) {
 	}
 }
 
+// passedWithRace makes the run fail for a race in a process that a test has
+// started: the test itself does not notice.
+func (r *report) passedWithRace(ev event, p *result) {
+	if p.raced[ev.Test] {
+		r.print(ev.Package, ev.Test, p.output[ev.Test])
+		r.problem(strings.TrimSpace(ev.Package+" "+ev.Test) + " passed with a data race in its output")
+	}
+}
+
 func (r *report) packageDone(ev event, p *result) {
 	r.touch()
+	if ev.Action == "pass" {
+		r.passedWithRace(ev, p)
+	}
 	if ev.Action == "fail" {
 		// A panic, a time-out or a failed build ends tests without a verdict.
 		for test := range p.started {

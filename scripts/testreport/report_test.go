@@ -31,6 +31,13 @@ var streams = []struct {
 		{"Action":"skip","Package":"p","Test":"TestB"}
 		{"Action":"pass","Package":"p"}`,
 		false, "1 passed, 0 failed, 1 skipped", "p TestB was skipped"},
+	{"passes, but a process it started does not", `
+		{"Action":"run","Package":"p","Test":"TestA"}
+		{"Action":"output","Package":"p","Test":"TestA","Output":"WARNING: DATA RACE\n"}
+		{"Action":"output","Package":"p","Test":"TestA","Output":"Write at 0x1\n"}
+		{"Action":"pass","Package":"p","Test":"TestA"}
+		{"Action":"pass","Package":"p"}`,
+		false, "1 passed, 0 failed, 0 skipped", "Write at 0x1"},
 	{"ends without a verdict", `
 		{"Action":"run","Package":"p","Test":"TestA"}
 		{"Action":"output","Package":"p","Test":"TestA","Output":"panic: oh\n"}
