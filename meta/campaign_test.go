@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cmkfs/internal/race"
 	"cmkfs/meta"
 	"cmkfs/store"
 )
@@ -24,10 +25,13 @@ import (
 // TestCampaign_Corruption damages volumes in every way a disk, an operator or
 // an attacker without the key could, one way each time: whatever is read
 // afterwards is what was written, or an error that names the file. No case may
-// crash, or hang. CMKFS_CORRUPTION_CASES says how many to try,
-// CMKFS_CORRUPTION_SEED where to begin.
+// crash, or hang. CMKFS_CORRUPTION_CASES says how many to try, a tenth if the race
+// detector is built in, CMKFS_CORRUPTION_SEED where to begin.
 func TestCampaign_Corruption(t *testing.T) {
 	cases := 2000
+	if race.Detector {
+		cases /= 10
+	}
 	if s := os.Getenv("CMKFS_CORRUPTION_CASES"); s != "" {
 		cases = must[int](t)(strconv.Atoi(s))
 	}
