@@ -189,6 +189,9 @@ func (a *Adopted) newScene(ctx context.Context, cfg Config, d Drill) (s *scene, 
 		}
 		s.pace = int(min(1+time.Since(began)/adoptedCheck, mostPace))
 	}
+	if err := s.askKey(ctx); err != nil {
+		return s, err
+	}
 	changed, err := s.client.UpdateAccount(ctx, a.Account, api.UpdateAccount{Policy: &account.PolicyChange{
 		CheckInterval: account.Duration(s.paced(adoptedInterval)), CheckIntervalUnhealthy: account.Duration(s.paced(adoptedUnhealthy)),
 		OutageGrace: account.Duration(s.paced(adoptedGrace) * time.Duration(max(1, d.Grace))), Recovery: d.recovery(),
@@ -199,6 +202,23 @@ func (a *Adopted) newScene(ctx context.Context, cfg Config, d Drill) (s *scene, 
 	}
 	s.policy = changed.Policy
 	return s, os.Mkdir(s.work(), 0o755)
+}
+
+// askKey has the key asked soon, by shorter intervals, and waits for the answer. A
+// lease counts from the last check: one that is some seconds ago would be too old
+// for the drill's grace, and the volume suspended at once.
+func (s *scene) askKey(ctx context.Context) error {
+	began, p := time.Now(), s.adopted.Policy
+	if _, err := s.client.UpdateAccount(ctx, s.account, api.UpdateAccount{Policy: &account.PolicyChange{
+		CheckInterval:          min(p.CheckInterval, account.Duration(s.paced(adoptedInterval))),
+		CheckIntervalUnhealthy: min(p.CheckIntervalUnhealthy, account.Duration(s.paced(adoptedUnhealthy))),
+	}}); err != nil {
+		return err
+	}
+	return await(ctx, s.paced(mostRecover), "the key has been asked", func() (bool, error) {
+		a, _, _, err := s.status(ctx)
+		return err == nil && a.LastSuccess.After(began), err
+	})
 }
 
 // RunOn runs one drill on a user's volume. An error says what could not be put

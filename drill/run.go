@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -188,10 +189,14 @@ func (r *run) beginApps(ctx context.Context) (err error) {
 func (r *run) steady(ctx context.Context) error {
 	s := r.scene
 	began := time.Now()
-	if err := await(ctx, s.paced(20*time.Second), "the work is under way", func() (bool, error) {
+	if err := await(ctx, s.paced(time.Minute), "the work is under way", func() (bool, error) {
 		t := r.crew.Total()
 		ok, _ := r.probe.Working(began)
-		return ok && t.Reads > 20 && t.Writes > 20 && t.Metadata > 20, nil
+		idle := slices.ContainsFunc(r.apps, func(a *apps.App) bool {
+			done, _ := a.Counts()
+			return done == 0
+		})
+		return ok && !idle && t.Reads > 20 && t.Writes > 20 && t.Metadata > 20, nil
 	}); err != nil {
 		r.facts.unsteady = append(r.facts.unsteady, err.Error())
 	}
