@@ -33,13 +33,14 @@ const (
 	// there at a time.
 	afterCompany = 64
 	// crowded is how long looking for a request may stand still to let another
-	// thread have the processor: more, and there are more threads than processors.
-	// Then nobody looks for requests for crowdedRest, and twice as long each time
-	// that it happens again within crowdedMemory, up to crowdedMost.
-	crowded       = 500 * time.Microsecond
-	crowdedRest   = 20 * time.Millisecond
-	crowdedMost   = 10 * time.Second
-	crowdedMemory = time.Minute
+	// thread have the processor: more, and there may be more threads than processors,
+	// or the host of a virtual machine had other things to do. Then nobody looks for
+	// requests for crowdedRest, and twice as long, up to crowdedMost, each time that
+	// it happens within crowdedLooks: less often it costs less than looking saves.
+	crowded      = 500 * time.Microsecond
+	crowdedRest  = 5 * time.Millisecond
+	crowdedMost  = 10 * time.Second
+	crowdedLooks = 1000
 	// kept is how long a lone reader may be busy before another one is started, up to
 	// twice that: so long may another program wait, once, for the first one's fsync.
 	kept = time.Millisecond
@@ -60,7 +61,8 @@ type readers struct {
 	answered time.Time     // when the last reader was done
 	score    int           // of requests that came at once; below 0 after what must not happen again soon
 	watched  bool          // watch runs
-	rest     time.Duration // since the processors were last found crowded
+	looks    int           // since the processors were last found crowded
+	rest     time.Duration // then
 	resting  time.Time     // until then nobody looks for requests
 }
 
@@ -196,6 +198,9 @@ func (s *Server) look() {
 	s.mu.Lock()
 	start := time.Now()
 	look := s.mu.alone() && s.mu.all == 1 && start.After(s.mu.resting)
+	if look {
+		s.mu.looks++
+	}
 	s.mu.Unlock()
 	if !look {
 		return
@@ -218,9 +223,10 @@ func (s *Server) look() {
 func (s *Server) crowded(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Sub(s.mu.resting) > crowdedMemory {
+	if s.mu.looks > crowdedLooks {
 		s.mu.rest = 0
 	}
+	s.mu.looks = 0
 	s.mu.rest = min(max(2*s.mu.rest, crowdedRest), crowdedMost)
 	s.mu.resting = now.Add(s.mu.rest)
 }
