@@ -148,11 +148,17 @@ func TestSuspend_ReadaheadInFlight(t *testing.T) {
 func TestProcesses_MemoryIsHidden(t *testing.T) {
 	r := newRig(t)
 	daemon := r.cmd.Process.Pid
-	processes := map[string]int{"supervisor": daemon, "keeper": r.keeper(), "worker": r.volume().WorkerPID}
-	for _, pid := range children(t, daemon, "key-agent") {
-		processes["key agent"] = pid
+	type process struct {
+		name string
+		pid  int
 	}
-	for name, pid := range processes {
+	var processes []process
+	for _, pid := range children(t, daemon, "key-agent") { // first: it ends by itself
+		processes = append(processes, process{"key agent", pid})
+	}
+	processes = append(processes, process{"supervisor", daemon}, process{"keeper", r.keeper()}, process{"worker", r.volume().WorkerPID})
+	for _, p := range processes {
+		name, pid := p.name, p.pid
 		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 		if err != nil {
 			t.Fatal(err)
