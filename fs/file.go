@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"math"
+	"syscall"
 
 	"cmkfs/meta"
 
@@ -30,43 +31,25 @@ func (a *adapter) Release(<-chan struct{}, *fuse.ReleaseIn) {}
 // ReleaseDir is Release for directories.
 func (a *adapter) ReleaseDir(*fuse.ReleaseIn) {}
 
-// inPlace is the result of a READ whose data is in the reply buffer already.
-type inPlace []byte
-
-func (r inPlace) Size() int { return len(r) }
-func (r inPlace) Done()     {}
-
-// Bytes returns the data, which is where it belongs.
-func (r inPlace) Bytes([]byte) ([]byte, fuse.Status) { return r, fuse.OK }
-
-// Readv is asked to put the data where it is, or copies it if the buffers
-// should differ.
-func (r inPlace) Readv(dst [][]byte) (int, fuse.Status) {
-	if len(r) == 0 || (len(dst) == 1 && len(dst[0]) >= len(r) && &dst[0][0] == &r[0]) {
-		return len(r), fuse.OK
-	}
-	n := 0
-	for _, d := range dst {
-		n += copy(d, r[n:])
-	}
-	return n, fuse.OK
-}
-
-// Read reads into the reply buffer. The kernel forgets the access time it had
-// when it gets the answer.
-func (a *adapter) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	if in.Offset > math.MaxInt64-maxData {
-		return nil, fuse.Status(unix.EFBIG)
+// read answers a READ, in out. Decoding it here instead of by go-fuse saves a
+// tenth of the processor time of a small one. The kernel forgets the access time it
+// had when it gets the answer.
+func (a *adapter) read(m message, out []byte) []byte {
+	const offset, size, openFlags = 8, 16, 32 // of the body
+	off := m.u64(offset)
+	if off > math.MaxInt64-maxData {
+		return errorReply(m.unique(), unix.EFBIG)
 	}
 	read := a.vol.Read
-	if in.Flags&unix.O_NOATIME != 0 {
+	if m.u32(openFlags)&unix.O_NOATIME != 0 {
 		read = a.vol.Peek
 	}
-	n, err := read(in.NodeId, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	n, err := read(m.node(), out[outHeaderSize:][:min(m.u32(size), maxData)], int64(off))
 	if err != nil {
-		return nil, a.errs.status("read", in.NodeId, err)
+		return errorReply(m.unique(), syscall.Errno(a.errs.status("read", m.node(), err)))
 	}
-	return inPlace(buf[:n]), fuse.OK
+	putOutHeader(out, outHeaderSize+n, 0, m.unique())
+	return out[:outHeaderSize+n]
 }
 
 // Writev is not offered: requests come in one piece.

@@ -268,11 +268,13 @@ func refusal(m message, errno syscall.Errno) syscall.Errno {
 // if the request stays unanswered, for the next worker.
 func (s *Server) handle(r *reader, m message, c *call) bool {
 	var out []byte
-	if m.opcode() == opSyncfs {
+	switch m.opcode() {
+	case opSyncfs:
 		st := s.adapter.errs.status("syncfs", m.node(), s.cfg.Volume.Sync(context.Background()))
-		out = errorReply(m.unique(), 0)
-		putOutHeader(out, len(out), -int32(st), m.unique())
-	} else {
+		out = errorReply(m.unique(), syscall.Errno(st))
+	case opRead:
+		out = s.adapter.read(m, r.out)
+	default:
 		n, st := s.proto.HandleRequest([][]byte{m}, [][]byte{r.out})
 		out = r.out[:n]
 		if !st.Ok() || n < outHeaderSize {

@@ -121,9 +121,9 @@ func (v *Volume) freeze() *summary {
 	for id := range v.space.changed {
 		k := key{tableSegment, id, 0}
 		if live := v.space.live[id]; live > 0 {
-			v.active.put(k, encodeCount(uint64(live)))
+			v.put(k, encodeCount(uint64(live)))
 		} else {
-			v.active.put(k, nil)
+			v.put(k, nil)
 			delete(v.space.live, id)
 		}
 	}

@@ -73,14 +73,14 @@ func (v *Volume) shareRange(c Caller, src, srcPage, dst, dstPage, pages uint64) 
 		if (srcPage+pages)*pageSize > from.size {
 			return errNotShared
 		}
-		p, err := v.plan(from, srcPage, srcPage+pages)
+		p, err := v.plan(nil, from, srcPage, srcPage+pages)
 		if err != nil {
 			return err
 		}
 		if len(p.inline) > 0 {
 			return errNotShared
 		}
-		if err := t.share(p, to, srcPage, dstPage, pages); err != nil {
+		if err := t.share(&p, to, srcPage, dstPage, pages); err != nil {
 			return err
 		}
 		to.size = max(to.size, (dstPage+pages)*pageSize)

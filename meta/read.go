@@ -6,7 +6,6 @@ import (
 
 // readPlan is where the pages of a range of a file are.
 type readPlan struct {
-	size   uint64            // of the file
 	ptrs   []located         // in the order of the file
 	inline map[uint64][]byte // page → small data
 }
@@ -17,9 +16,10 @@ type located struct {
 	pointer
 }
 
-// plan looks up where pages [from, to) of an inode are. The caller holds v.mu.
-func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
-	p := &readPlan{size: n.size}
+// plan looks up where pages [from, to) of an inode are, into room if that is
+// enough. The caller holds v.mu.
+func (v *Volume) plan(room []located, n *inode, from, to uint64) (p readPlan, err error) {
+	p.ptrs = room[:0]
 	switch {
 	case n.inline > 0 && to-from == 1:
 		k := key{tablePage, n.ino, from}
@@ -36,27 +36,23 @@ func (v *Volume) plan(n *inode, from, to uint64) (*readPlan, error) {
 			p.inline[k.b] = val
 			return true
 		})
-		if err != nil {
-			return nil, err
-		}
-		if len(p.inline) == int(to-from) {
-			return p, nil
+		if err != nil || len(p.inline) == int(to-from) {
+			return p, err
 		}
 	}
 	if n.pages == 0 {
 		return p, nil
 	}
-	for r := from / regionPages; r <= (to-1)/regionPages; r++ {
-		val, err := v.get(key{tableRegion, n.ino, r})
+	for i := from / regionPages; i <= (to-1)/regionPages; i++ {
+		r, err := v.regionOf(n.ino, i)
 		if err != nil {
-			return nil, err
+			return p, err
 		}
-		first := r * regionPages
-		ptrs, err := decodePart(n.ino, r, val, int(max(from, first)-first), int(min(to-first, regionPages)))
-		if err != nil {
-			return nil, err
-		}
-		for _, ptr := range ptrs {
+		first := i * regionPages
+		for _, ptr := range r.from(int(max(from, first) - first)) {
+			if first+uint64(ptr.page) >= to {
+				break
+			}
 			p.ptrs = append(p.ptrs, located{first + uint64(ptr.page), ptr})
 		}
 	}
@@ -93,7 +89,9 @@ func (v *Volume) read(ino uint64, dst []byte, off int64, access bool) (n int, er
 }
 
 func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int, error) {
-	var p *readPlan
+	var p readPlan
+	var few [2]located // of a small read
+	found := false
 	err := v.view(func() error {
 		n, err := v.inodeOf(ino)
 		if err != nil {
@@ -113,13 +111,14 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int,
 			return nil
 		}
 		dst = dst[:min(uint64(len(dst)), n.size-off)]
-		p, err = v.plan(n, off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize)
+		found = true
+		p, err = v.plan(few[:], n, off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize)
 		return err
 	})
-	if err != nil || p == nil {
+	if err != nil || !found {
 		return 0, err
 	}
-	return len(dst), v.fill(p, dst, off)
+	return len(dst), v.fill(&p, dst, off)
 }
 
 // fill reads what a plan describes into dst, which begins at byte off.
@@ -225,25 +224,23 @@ func copyPage(dst []byte, off, page uint64, content []byte) {
 // if it has none there. The caller holds the inode's data lock, so the place
 // does not change; it does not hold v.mu.
 func (v *Volume) readPage(ino, page uint64) ([]byte, error) {
-	var found *pointer
-	var skip int
+	var ptr pointer // n 0 = none
+	at := uint8(page % regionPages)
 	err := v.view(func() error {
-		val, err := v.get(key{tableRegion, ino, page / regionPages})
+		r, err := v.regionOf(ino, page/regionPages)
 		if err != nil {
 			return err
 		}
-		at := page % regionPages
-		ptrs, err := decodePart(ino, page/regionPages, val, int(at), int(at)+1)
-		if err == nil && len(ptrs) > 0 {
-			found = &ptrs[0]
-			skip = int(found.skip + uint8(at) - found.page)
+		if ptrs := r.from(int(at)); len(ptrs) > 0 && ptrs[0].page <= at {
+			ptr = ptrs[0]
 		}
-		return err
+		return nil
 	})
-	if err != nil || found == nil {
+	if err != nil || ptr.n == 0 {
 		return nil, err
 	}
-	plain, err := v.segments.readBlock(found, make([]byte, blockPages*pageSize+tagSize))
+	skip := int(ptr.skip + at - ptr.page)
+	plain, err := v.segments.readBlock(&ptr, make([]byte, blockPages*pageSize+tagSize))
 	if err != nil {
 		return nil, err
 	}

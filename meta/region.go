@@ -62,11 +62,7 @@ const regionVersion = 1
 
 var errRegion = errors.New("block pointers overlap or leave their region or block")
 
-func unmarshalRegion(b []byte) ([]pointer, error) { return unmarshalPart(b, 0, regionPages) }
-
-// unmarshalPart returns the pointers of a region that map any of the pages
-// [from, to). It checks them all.
-func unmarshalPart(b []byte, from, to int) ([]pointer, error) {
+func unmarshalRegion(b []byte) ([]pointer, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
@@ -77,7 +73,7 @@ func unmarshalPart(b []byte, from, to int) ([]pointer, error) {
 	if len(b)%pointerSize != 0 || len(b) > regionPages*pointerSize {
 		return nil, errShort
 	}
-	ptrs := make([]pointer, 0, min(len(b)/pointerSize, to-from)+2)
+	ptrs := make([]pointer, 0, len(b)/pointerSize)
 	last := 0
 	for ; len(b) > 0; b = b[pointerSize:] {
 		page, end, blk, phys := int(b[0]), int(b[0])+int(b[1]), b[2], binary.LittleEndian.Uint32(b[4:])
@@ -85,11 +81,9 @@ func unmarshalPart(b []byte, from, to int) ([]pointer, error) {
 			return nil, errRegion
 		}
 		last = end
-		if end > from && page < to {
-			p := pointer{page: b[0], n: b[1], blk: blk, skip: b[3], phys: phys, seg: binary.LittleEndian.Uint64(b[8:])}
-			copy(p.tag[:], b[16:])
-			ptrs = append(ptrs, p)
-		}
+		p := pointer{page: b[0], n: b[1], blk: blk, skip: b[3], phys: phys, seg: binary.LittleEndian.Uint64(b[8:])}
+		copy(p.tag[:], b[16:])
+		ptrs = append(ptrs, p)
 	}
 	return ptrs, nil
 }

@@ -51,7 +51,7 @@ func (r *repairer) reconnect() error {
 			if err := r.enter(home, dirent{ino: ino, mode: n.mode & unix.S_IFMT, name: name}); err != nil {
 				return err
 			}
-			r.v.active.put(key{tableOrphan, ino, 0}, nil)
+			r.v.put(key{tableOrphan, ino, 0}, nil)
 			r.done(fmt.Sprintf("inode %d", ino), "no name led to it: it is /%s/%s now", lostFound, name)
 		}
 	}
@@ -96,7 +96,7 @@ func (r *repairer) lostFound() (uint64, error) {
 	now := r.now()
 	n := &inode{ino: r.v.nextIno, mode: unix.S_IFDIR | 0o700, nlink: 2, size: pageSize, parent: RootIno, atime: now, mtime: now, ctime: now, btime: now}
 	r.v.nextIno++
-	r.v.active.put(key{tableInode, n.ino, 0}, n.marshal())
+	r.v.put(key{tableInode, n.ino, 0}, n.marshal())
 	return n.ino, r.enter(RootIno, dirent{ino: n.ino, mode: unix.S_IFDIR, name: name})
 }
 
@@ -176,7 +176,7 @@ func (r *repairer) fixInode(ino uint64, got *checkedInode) error {
 		}
 	}
 	if got.orphan && got.names > 0 {
-		r.v.active.put(key{tableOrphan, ino, 0}, nil)
+		r.v.put(key{tableOrphan, ino, 0}, nil)
 		r.done(where, "it has a name and is not marked as unlinked any more")
 	}
 	if got.end > n.size && !n.isDir() {
@@ -199,7 +199,7 @@ func (r *repairer) fixInode(ino uint64, got *checkedInode) error {
 	}
 	val := n.marshal()
 	if old := was.marshal(); string(old) != string(val) {
-		r.v.active.put(key{tableInode, ino, 0}, val)
+		r.v.put(key{tableInode, ino, 0}, val)
 	}
 	return nil
 }
@@ -214,9 +214,9 @@ func (r *repairer) fixBlocks(c *checker) {
 		}
 		k := key{tableShared, b.seg, uint64(b.phys)}
 		if to == 0 {
-			r.v.active.put(k, nil)
+			r.v.put(k, nil)
 		} else {
-			r.v.active.put(k, encodeCount(to))
+			r.v.put(k, encodeCount(to))
 		}
 		r.done(blockWhere(b), "%d further references instead of %d", to, from)
 	}
@@ -244,10 +244,10 @@ func (r *repairer) fixBlocks(c *checker) {
 		}
 		k := key{tableSegment, id, 0}
 		if r.v.space.live[id] = n; n == 0 {
-			r.v.active.put(k, nil)
+			r.v.put(k, nil)
 			delete(r.v.space.live, id)
 		} else {
-			r.v.active.put(k, encodeCount(uint64(n)))
+			r.v.put(k, encodeCount(uint64(n)))
 		}
 	}
 }

@@ -54,7 +54,7 @@ func (r *repairer) dropValues() error {
 		return fmt.Errorf("%w: %d values of the index, %s is the first", ErrNeedsExcise, len(bad), bad[0])
 	}
 	for _, k := range bad {
-		r.v.active.put(k, nil)
+		r.v.put(k, nil)
 		r.lost(k.String(), "a value that cannot be read is removed")
 	}
 	return nil
@@ -105,9 +105,9 @@ func (r *repairer) dropBlocks() error {
 	})
 	for k, ptrs := range changed {
 		if len(ptrs) == 0 {
-			r.v.active.put(k, nil)
+			r.v.put(k, nil)
 		} else {
-			r.v.active.put(k, marshalRegion(ptrs))
+			r.v.put(k, marshalRegion(ptrs))
 		}
 	}
 	return err
@@ -174,12 +174,12 @@ func (r *repairer) recreateInodes() error {
 		if dirs[ino] {
 			n.mode, n.size = unix.S_IFDIR|0o700, pageSize
 		}
-		r.v.active.put(key{tableInode, ino, 0}, n.marshal())
+		r.v.put(key{tableInode, ino, 0}, n.marshal())
 		r.v.nextIno = max(r.v.nextIno, ino+1)
 		r.lostOf(ino, "owner, permissions, times and exact size are gone; root's, 0600 or 0700, up to the last data there is (%d bytes)", n.size)
 	}
 	for _, k := range drop {
-		r.v.active.put(k, nil)
+		r.v.put(k, nil)
 		if _, again := ends[k.a]; !again {
 			r.lost(k.String(), "it belongs to no inode: removed")
 		}
@@ -196,7 +196,7 @@ func (r *repairer) fixEntries() error {
 	if c.inodes[RootIno] == nil {
 		now := r.now()
 		n := &inode{ino: RootIno, mode: unix.S_IFDIR | 0o755, nlink: 2, size: pageSize, parent: RootIno, atime: now, mtime: now, ctime: now, btime: now}
-		r.v.active.put(key{tableInode, RootIno, 0}, n.marshal())
+		r.v.put(key{tableInode, RootIno, 0}, n.marshal())
 		c.inodes[RootIno] = &checkedInode{mode: n.mode}
 		r.lost("inode 1", "the root directory is made anew")
 	}
@@ -249,9 +249,9 @@ func (r *repairer) fixEntries() error {
 
 func (r *repairer) putEntries(k key, ents []dirent) {
 	if len(ents) == 0 {
-		r.v.active.put(k, nil)
+		r.v.put(k, nil)
 	} else {
-		r.v.active.put(k, marshalDirents(ents))
+		r.v.put(k, marshalDirents(ents))
 	}
 }
 

@@ -256,9 +256,14 @@ func (s *segments) close() error {
 }
 
 // blockAD binds a block to its length; segment and place are in key and nonce.
-func blockAD(pages int) []byte {
-	return binary.LittleEndian.AppendUint32([]byte("blk"), uint32(pages))
-}
+func blockAD(pages int) []byte { return blockADs[pages] }
+
+var blockADs = func() (ads [blockPages + 1][]byte) {
+	for pages := range ads {
+		ads[pages] = binary.LittleEndian.AppendUint32([]byte("blk"), uint32(pages))
+	}
+	return ads
+}()
 
 // buffers holds scratch space for ciphertext.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+pageSize); return &b }}

@@ -128,12 +128,7 @@ func (t *tx) region(ino, idx uint64) ([]pointer, error) {
 }
 
 func decodeRegion(ino, idx uint64, val []byte) ([]pointer, error) {
-	return decodePart(ino, idx, val, 0, regionPages)
-}
-
-// decodePart is decodeRegion for the pages [from, to) of the region.
-func decodePart(ino, idx uint64, val []byte, from, to int) ([]pointer, error) {
-	ptrs, err := unmarshalPart(val, from, to)
+	ptrs, err := unmarshalRegion(val)
 	if err != nil {
 		return nil, &CorruptError{Where: key{tableRegion, ino, idx}.String(), Err: err}
 	}
@@ -204,17 +199,17 @@ func (v *Volume) apply(op *operation, local map[key][]byte) error {
 		m := &op.muts[i]
 		switch {
 		case local != nil:
-			v.active.put(m.key, local[m.key])
+			v.put(m.key, local[m.key])
 		case m.kind == mutPut:
-			v.active.put(m.key, m.data)
+			v.put(m.key, m.data)
 		case m.kind == mutDelete:
-			v.active.put(m.key, nil)
+			v.put(m.key, nil)
 		case m.kind == mutPatch:
 			old, err := v.get(m.key)
 			if err != nil {
 				return err
 			}
-			v.active.put(m.key, patched(old, int(m.off), m.data))
+			v.put(m.key, patched(old, int(m.off), m.data))
 		}
 	}
 	v.seq, v.usedPages, v.files, v.nextIno = op.seq, op.usedPages, op.files, op.nextIno
@@ -231,6 +226,12 @@ func (v *Volume) apply(op *operation, local map[key][]byte) error {
 	v.space.account(op)
 	v.noteChangesLocked()
 	return nil
+}
+
+// put changes the value of a key; nil deletes it. The caller holds v.mu exclusively.
+func (v *Volume) put(k key, val []byte) {
+	v.active.put(k, val)
+	v.decoded.drop(k)
 }
 
 // get returns the effective value of a key. The caller holds v.mu in either

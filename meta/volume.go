@@ -53,6 +53,7 @@ type Volume struct {
 	mu        sync.RWMutex
 	active    *overlay // changes since the last freeze
 	frozen    *overlay // changes a checkpoint is writing; nil = none
+	decoded   decoded  // of their effective values
 	seq       uint64   // the last operation
 	usedPages uint64
 	files     uint64
@@ -197,19 +198,6 @@ func (v *Volume) view(fn func() error) error {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return fn()
-}
-
-// inodeOf reads an inode. The caller holds v.mu.
-func (v *Volume) inodeOf(ino uint64) (*inode, error) {
-	val, err := v.get(key{tableInode, ino, 0})
-	if err != nil {
-		return nil, err
-	}
-	n, err := decodeInode(ino, val)
-	if err == nil {
-		v.atimes.show(n)
-	}
-	return n, err
 }
 
 // Sync makes everything answered so far durable. Callers at the same time

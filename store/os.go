@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +53,7 @@ func (d *Dir) Open(name string) (File, error) {
 	if err != nil {
 		return nil, wrap("open", name, err)
 	}
-	return &osFile{name: name, f: f}, nil
+	return newFile(name, f)
 }
 
 // Create implements Store. The file is filled under a name of its own and
@@ -86,7 +88,7 @@ func (d *Dir) Create(name string, size int64) (File, error) {
 	if err != nil {
 		return nil, wrap("create", name, err)
 	}
-	return &osFile{name: name, f: f}, nil
+	return newFile(name, f)
 }
 
 // fillZero allocates and writes size zero bytes.
@@ -250,6 +252,16 @@ func retry(call func() error) error {
 type osFile struct {
 	name string
 	f    *os.File
+	raw  syscall.RawConn // of f
+}
+
+func newFile(name string, f *os.File) (File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, wrap("open", name, err)
+	}
+	return &osFile{name: name, f: f, raw: raw}, nil
 }
 
 // prefetchFrom is the size from which a read is announced first: several
@@ -286,13 +298,22 @@ func (o *osFile) prefetch(off, n int64) {
 
 // readCached reads what the host has in its cache. False if that is not all of it,
 // or the host cannot say.
-func (o *osFile) readCached(p []byte, off int64) (all bool) {
-	_ = o.control("read", func(fd int) error {
-		n, err := unix.Preadv2(fd, [][]byte{p}, off, unix.RWF_NOWAIT)
-		all = n == len(p)
-		return err
+func (o *osFile) readCached(p []byte, off int64) bool {
+	if len(p) == 0 {
+		return false
+	}
+	var read struct {
+		to unix.Iovec
+		n  int
+	}
+	read.to.Base = &p[0]
+	read.to.SetLen(len(p))
+	err := o.raw.Control(func(fd uintptr) {
+		// It does not wait, so Go's scheduler need not be told.
+		n, _, _ := unix.RawSyscall6(unix.SYS_PREADV2, fd, uintptr(unsafe.Pointer(&read.to)), 1, uintptr(off), uintptr(off>>32), unix.RWF_NOWAIT)
+		read.n = int(n)
 	})
-	return all
+	return err == nil && read.n == len(p)
 }
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
@@ -335,11 +356,7 @@ func (o *osFile) Size() (int64, error) {
 // control runs a system call on the descriptor, which cannot be closed, and
 // its number be given to another file, meanwhile.
 func (o *osFile) control(op string, call func(fd int) error) error {
-	raw, err := o.f.SyscallConn()
-	if err != nil {
-		return wrap(op, o.name, err)
-	}
 	var callErr error
-	err = raw.Control(func(fd uintptr) { callErr = retry(func() error { return call(int(fd)) }) })
+	err := o.raw.Control(func(fd uintptr) { callErr = retry(func() error { return call(int(fd)) }) })
 	return wrap(op, o.name, errors.Join(err, callErr))
 }
