@@ -314,6 +314,53 @@ func TestRunner_SetPolicy_CountsAnew(t *testing.T) {
 	})
 }
 
+// TestRunner_SetPolicy_ShorterThanTheLastSuccess: a grace that would be over is
+// counted from now if nothing has failed yet: the key, asked at once, decides.
+func TestRunner_SetPolicy_ShorterThanTheLastSuccess(t *testing.T) {
+	p := account.DefaultPolicy()
+	p.CheckInterval, p.OutageGrace = account.Duration(5*time.Hour), account.Duration(10*time.Hour)
+	start := func(t *testing.T, h *host, r *account.Runner) {
+		time.Sleep(time.Hour)
+		r.SetPolicy(account.DefaultPolicy())
+		time.Sleep(time.Second)
+	}
+	t.Run("good", func(t *testing.T) {
+		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
+			start(t, h, r)
+			if l := r.Lease(); l.State != account.StateOnline || !h.isOpen() || time.Since(l.LastSuccess) > time.Minute {
+				t.Errorf("%+v", l)
+			}
+		})
+	})
+	t.Run("gone", func(t *testing.T) {
+		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
+			h.set(func() { h.mu.key = errGone })
+			start(t, h, r)
+			time.Sleep(8 * time.Minute)
+			if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
+				t.Errorf("%+v", l)
+			}
+			time.Sleep(2 * time.Minute)
+			if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
+				t.Errorf("%+v", l)
+			}
+		})
+	})
+	t.Run("gone for long", func(t *testing.T) {
+		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
+			h.set(func() { h.mu.key = errGone })
+			time.Sleep(6 * time.Hour)
+			if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
+				t.Fatalf("%+v", l)
+			}
+			start(t, h, r)
+			if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
+				t.Errorf("%+v", l)
+			}
+		})
+	})
+}
+
 // TestRunner_Sleep_CountsAgainstTheLease: the host sleeps beyond the deadline.
 func TestRunner_Sleep_CountsAgainstTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

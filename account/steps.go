@@ -72,9 +72,20 @@ func (s *step) replan() {
 		}
 		s.NextCheck = s.LastCheck.Add(time.Duration(interval))
 	}
-	if s.Open() {
-		s.grant(s.LastSuccess)
+	if !s.Open() {
+		return
 	}
+	// A shorter grace may be over although the key has not failed: it was not asked
+	// that often. Then it is asked now, and the grace counts from now, but the
+	// deadline comes no later than it would have.
+	from, grace := s.LastSuccess, time.Duration(s.policy.OutageGrace)
+	if s.KeyGood && !s.now.Before(from.Add(grace)) {
+		s.ask()
+		if from = s.now; from.Add(grace).After(s.Expires) {
+			from = s.Expires.Add(-grace)
+		}
+	}
+	s.grant(from)
 }
 
 // noteSuccess remembers a successful check without opening anything.
