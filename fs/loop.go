@@ -116,7 +116,7 @@ func answerInit(p *fuse.ProtocolServer, init []byte) ([]byte, error) {
 
 // Serve takes over from whoever served before and answers requests until the
 // file system is unmounted or Suspend has finished, both of which are no error.
-// Its goroutines may stay blocked in reading afterwards; they end with the
+// Its goroutines may stay blocked afterwards; they end with the
 // process, and until then refuse what they read.
 func (s *Server) Serve() error {
 	s.adapter.reclaim()
@@ -189,9 +189,7 @@ func (s *Server) run(r *reader) {
 		}
 		s.busy(m)
 		s.serve(r, m)
-		if !s.again(r) {
-			return
-		}
+		s.again(r)
 	}
 }
 

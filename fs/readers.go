@@ -49,13 +49,14 @@ const (
 // reader is the memory of one goroutine that reads and handles requests.
 type reader struct {
 	in, out []byte
+	more    chan struct{} // there is more to do; holds one
 }
 
 // readers are the goroutines that read and handle requests. Server.mu guards it.
 type readers struct {
 	all      int // reading or handling
 	idle     int // of them, waiting in read
-	spare    []*reader
+	spare    []*reader     // waiting until there is more to do
 	single   bool          // there is one processor: who looks for a request is in its way
 	received uint64        // requests read
 	answered time.Time     // when the last reader was done
@@ -95,27 +96,28 @@ func newReader() (*reader, error) {
 		return nil, fmt.Errorf("allocate a request buffer: %w", err)
 	}
 	_ = unix.Mlock(in) // beyond the limit of locked memory it is only likely to stay
-	return &reader{in: in, out: make([]byte, bufferSize)}, nil
+	return &reader{in: in, out: make([]byte, bufferSize), more: make(chan struct{}, 1)}, nil
 }
 
-// startLocked starts one more goroutine that reads. Without memory for it there
-// are fewer.
+// startLocked has one more goroutine read. Without memory for it there are fewer.
 func (s *Server) startLocked() {
-	var r *reader
+	// A goroutine that waits has a stack that is large enough: a new one's grows
+	// several times before it has answered.
 	if n := len(s.mu.spare); n > 0 {
-		r, s.mu.spare = s.mu.spare[n-1], s.mu.spare[:n-1]
+		s.mu.spare[n-1].more <- struct{}{}
+		s.mu.spare = s.mu.spare[:n-1]
 	} else {
-		var err error
-		if r, err = newReader(); err != nil {
+		r, err := newReader()
+		if err != nil {
 			if s.mu.all == 0 {
 				s.finishLocked(err)
 			}
 			return
 		}
+		go s.run(r)
 	}
 	s.mu.all++
 	s.mu.idle++
-	go s.run(r)
 }
 
 // busy notes that a reader has got a request, and sees that another one waits
@@ -146,9 +148,15 @@ func (s *Server) anotherLocked() {
 	}
 }
 
-// again reports whether a reader that has answered shall wait for another
-// request. If not, it has ended.
-func (s *Server) again(r *reader) bool {
+// again returns when a reader that has answered shall read another request.
+func (s *Server) again(r *reader) {
+	if s.enough(r) {
+		<-r.more
+	}
+}
+
+// enough puts a reader aside if enough others wait for requests.
+func (s *Server) enough(r *reader) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	enough := idleReaders
@@ -158,11 +166,11 @@ func (s *Server) again(r *reader) bool {
 	if s.mu.idle >= enough {
 		s.mu.all--
 		s.mu.spare = append(s.mu.spare, r)
-		return false
+		return true
 	}
 	s.mu.idle++
 	s.mu.answered = time.Now()
-	return true
+	return false
 }
 
 // watch starts another reader when a lone one is kept: by the disk, by a lock, by a

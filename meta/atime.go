@@ -58,7 +58,7 @@ func (v *Volume) Accessed(ino uint64) error {
 	return v.view(func() error {
 		n, err := v.inodeOf(ino)
 		if err == nil {
-			v.accessed(n)
+			v.accessed(&n)
 		}
 		return err
 	})

@@ -49,22 +49,22 @@ func (d *decoded) drop(k key) {
 }
 
 // inodeOf reads an inode. The caller holds v.mu.
-func (v *Volume) inodeOf(ino uint64) (*inode, error) {
+func (v *Volume) inodeOf(ino uint64) (inode, error) {
 	kept := v.decoded.inode(ino)
 	n := kept.Load()
 	if n == nil || n.ino != ino {
 		val, err := v.get(key{tableInode, ino, 0})
 		if err != nil {
-			return nil, err
+			return inode{}, err
 		}
 		if n, err = decodeInode(ino, val); err != nil {
-			return nil, err
+			return inode{}, err
 		}
 		kept.Store(n)
 	}
 	own := *n
 	v.atimes.show(&own)
-	return &own, nil
+	return own, nil
 }
 
 // regionOf reads where the pages of a region of a file are. The caller holds v.mu

@@ -105,14 +105,14 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int,
 			return ErrInvalid
 		}
 		if access {
-			v.accessed(n)
+			v.accessed(&n)
 		}
 		if off >= n.size || len(dst) == 0 {
 			return nil
 		}
 		dst = dst[:min(uint64(len(dst)), n.size-off)]
 		found = true
-		p, err = v.plan(few[:], n, off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize)
+		p, err = v.plan(few[:], &n, off/pageSize, (off+uint64(len(dst))+pageSize-1)/pageSize)
 		return err
 	})
 	if err != nil || !found {
@@ -263,7 +263,7 @@ func (v *Volume) Seek(ino uint64, off int64, whence int) (int64, error) {
 		if off < 0 || uint64(off) >= n.size {
 			return ErrRange
 		}
-		at, err = v.seek(n, uint64(off), whence == unix.SEEK_DATA)
+		at, err = v.seek(&n, uint64(off), whence == unix.SEEK_DATA)
 		return err
 	})
 	return at, err

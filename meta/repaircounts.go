@@ -162,7 +162,7 @@ func (r *repairer) fixInode(ino uint64, got *checkedInode) error {
 	if err != nil {
 		return err
 	}
-	was := *n
+	was := n
 	where := fmt.Sprintf("inode %d", ino)
 	n.nlink, n.entries, n.pages, n.inline, n.xattrs = got.names, got.gotEntries, got.gotPages, got.gotInline, got.gotXattrs
 	if n.isDir() {
