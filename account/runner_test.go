@@ -314,51 +314,54 @@ func TestRunner_SetPolicy_CountsAnew(t *testing.T) {
 	})
 }
 
-// TestRunner_SetPolicy_ShorterThanTheLastSuccess: a grace that would be over is
-// counted from now if nothing has failed yet: the key, asked at once, decides.
-func TestRunner_SetPolicy_ShorterThanTheLastSuccess(t *testing.T) {
-	p := account.DefaultPolicy()
-	p.CheckInterval, p.OutageGrace = account.Duration(5*time.Hour), account.Duration(10*time.Hour)
-	start := func(t *testing.T, h *host, r *account.Runner) {
-		time.Sleep(time.Hour)
-		r.SetPolicy(account.DefaultPolicy())
-		time.Sleep(time.Second)
+// TestRunner_SetPolicy_Shorter: a grace that would be over, or nearly, counts from
+// the change, so that the key can be asked; the old deadline stays if it is sooner.
+func TestRunner_SetPolicy_Shorter(t *testing.T) {
+	long := account.DefaultPolicy()
+	long.CheckInterval, long.OutageGrace = account.Duration(5*time.Hour), account.Duration(10*time.Hour)
+	gone := func(h *host) { h.set(func() { h.mu.key = errGone }) }
+	after := func(d time.Duration) func(*host) { return func(*host) { time.Sleep(d) } }
+	for _, c := range []struct {
+		name   string
+		before []func(*host) // the change to ten minutes
+		after  []func(*host)
+		open   time.Duration // from then on; 0 = always
+	}{
+		{"good", []func(*host){after(time.Hour)}, nil, 0},
+		{"good, nearly over", []func(*host){after(10*time.Minute - 50*time.Millisecond)}, nil, 0},
+		{"good until then", []func(*host){after(time.Hour), gone}, nil, 10 * time.Minute},
+		{"changed again in the outage", []func(*host){after(time.Hour), gone}, []func(*host){after(5 * time.Minute)}, 5 * time.Minute},
+		{"gone for long", []func(*host){gone, after(6 * time.Hour)}, nil, 10 * time.Minute},
+		{"gone for nearly as long as may be", []func(*host){gone, after(10*time.Hour - time.Minute)}, nil, time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			run(t, long, func(t *testing.T, h *host, r *account.Runner) {
+				for _, step := range c.before {
+					step(h)
+				}
+				r.SetPolicy(account.DefaultPolicy())
+				for _, step := range c.after {
+					step(h)
+					r.SetPolicy(account.DefaultPolicy())
+				}
+				if c.open == 0 {
+					time.Sleep(time.Hour)
+					if l := r.Lease(); l.State != account.StateOnline || !h.isOpen() {
+						t.Errorf("%+v", l)
+					}
+					return
+				}
+				time.Sleep(c.open - 10*time.Second)
+				if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
+					t.Errorf("before: %+v", l)
+				}
+				time.Sleep(20 * time.Second)
+				if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
+					t.Errorf("after: %+v", l)
+				}
+			})
+		})
 	}
-	t.Run("good", func(t *testing.T) {
-		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
-			start(t, h, r)
-			if l := r.Lease(); l.State != account.StateOnline || !h.isOpen() || time.Since(l.LastSuccess) > time.Minute {
-				t.Errorf("%+v", l)
-			}
-		})
-	})
-	t.Run("gone", func(t *testing.T) {
-		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
-			h.set(func() { h.mu.key = errGone })
-			start(t, h, r)
-			time.Sleep(8 * time.Minute)
-			if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
-				t.Errorf("%+v", l)
-			}
-			time.Sleep(2 * time.Minute)
-			if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
-				t.Errorf("%+v", l)
-			}
-		})
-	})
-	t.Run("gone for long", func(t *testing.T) {
-		run(t, p, func(t *testing.T, h *host, r *account.Runner) {
-			h.set(func() { h.mu.key = errGone })
-			time.Sleep(6 * time.Hour)
-			if l := r.Lease(); l.State != account.StateDegraded || !h.isOpen() {
-				t.Fatalf("%+v", l)
-			}
-			start(t, h, r)
-			if l := r.Lease(); l.State != account.StateSuspended || h.isOpen() {
-				t.Errorf("%+v", l)
-			}
-		})
-	})
 }
 
 // TestRunner_Sleep_CountsAgainstTheLease: the host sleeps beyond the deadline.

@@ -63,7 +63,7 @@ func (s *step) ask() {
 	}
 }
 
-// replan counts the next check and the deadline anew, from the last check.
+// replan counts the next check and the deadline anew.
 func (s *step) replan() {
 	if !s.NextCheck.IsZero() {
 		interval := s.policy.CheckInterval
@@ -75,15 +75,15 @@ func (s *step) replan() {
 	if !s.Open() {
 		return
 	}
-	// A shorter grace may be over although the key has not failed: it was not asked
-	// that often. Then it is asked now, and the grace counts from now, but the
-	// deadline comes no later than it would have.
-	from, grace := s.LastSuccess, time.Duration(s.policy.OutageGrace)
-	if s.KeyGood && !s.now.Before(from.Add(grace)) {
-		s.ask()
-		if from = s.now; from.Add(grace).After(s.Expires) {
-			from = s.Expires.Add(-grace)
-		}
+	// A shorter grace would be over if the key was not asked for longer than that,
+	// without any failure. So it counts from now, where the old deadline is not
+	// sooner.
+	from := s.now
+	if old := s.Expires.Add(-time.Duration(s.policy.OutageGrace)); old.Before(from) {
+		from = old
+	}
+	if s.LastSuccess.After(from) {
+		from = s.LastSuccess
 	}
 	s.grant(from)
 }

@@ -37,14 +37,17 @@ func (a *adapter) ReleaseDir(*fuse.ReleaseIn) {}
 func (a *adapter) read(m message, out []byte) []byte {
 	const offset, size, openFlags = 8, 16, 32 // of the body
 	off := m.u64(offset)
-	if off > math.MaxInt64-maxData {
+	switch {
+	case off > math.MaxInt64-maxData:
 		return errorReply(m.unique(), unix.EFBIG)
+	case m.u32(size) > maxData: // more than the kernel was told to ask for
+		return errorReply(m.unique(), unix.EIO)
 	}
 	read := a.vol.Read
 	if m.u32(openFlags)&unix.O_NOATIME != 0 {
 		read = a.vol.Peek
 	}
-	n, err := read(m.node(), out[outHeaderSize:][:min(m.u32(size), maxData)], int64(off))
+	n, err := read(m.node(), out[outHeaderSize:][:m.u32(size)], int64(off))
 	if err != nil {
 		return errorReply(m.unique(), syscall.Errno(a.errs.status("read", m.node(), err)))
 	}

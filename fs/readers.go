@@ -54,8 +54,8 @@ type reader struct {
 
 // readers are the goroutines that read and handle requests. Server.mu guards it.
 type readers struct {
-	all      int // reading or handling
-	idle     int // of them, waiting in read
+	all      int           // reading or handling
+	idle     int           // of them, waiting in read
 	spare    []*reader     // waiting until there is more to do
 	single   bool          // there is one processor: who looks for a request is in its way
 	received uint64        // requests read

@@ -309,8 +309,7 @@ func (o *osFile) readCached(p []byte, off int64) bool {
 	read.to.Base = &p[0]
 	read.to.SetLen(len(p))
 	err := o.raw.Control(func(fd uintptr) {
-		// It does not wait, so Go's scheduler need not be told.
-		n, _, _ := unix.RawSyscall6(unix.SYS_PREADV2, fd, uintptr(unsafe.Pointer(&read.to)), 1, uintptr(off), uintptr(off>>32), unix.RWF_NOWAIT)
+		n, _, _ := unix.Syscall6(unix.SYS_PREADV2, fd, uintptr(unsafe.Pointer(&read.to)), 1, uintptr(off), uintptr(off>>32), unix.RWF_NOWAIT)
 		read.n = int(n)
 	})
 	return err == nil && read.n == len(p)
