@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -188,9 +189,9 @@ func (j *journal) recordLocked(kind uint8, number uint64, plain []byte) (rotated
 func align(n, to int) int { return (n + to - 1) / to * to }
 
 func zeroPad(b []byte, n int) []byte {
-	for len(b) < n {
-		b = append(b, 0)
-	}
+	from := len(b)
+	b = slices.Grow(b, n-from)[:n]
+	clear(b[from:])
 	return b
 }
 

@@ -70,10 +70,23 @@ func (v *Volume) smallData(ino, from uint64) (pages []uint64, data []byte, err e
 		if err != nil || n.size <= smallFile || n.inline == 0 {
 			return err
 		}
-		return v.scan(key{tablePage, ino, from}, func(k key, val []byte) bool {
-			pages = append(pages, k.b)
+		add := func(page uint64, val []byte) {
+			pages = append(pages, page)
 			data = append(data, val...)
 			data = zeroPad(data, len(pages)*pageSize)
+		}
+		if n.size <= pageSize { // as most have, so that no search is needed
+			if from > 0 {
+				return nil
+			}
+			val, err := v.get(key{tablePage, ino, 0})
+			if val != nil {
+				add(0, val)
+			}
+			return err
+		}
+		return v.scan(key{tablePage, ino, from}, func(k key, val []byte) bool {
+			add(k.b, val)
 			return len(pages) < migrateBatch
 		})
 	})
