@@ -59,7 +59,7 @@ func TestRun_Spine(t *testing.T) {
 	if os.Getenv("CMKFS_DRILLS") == "all" {
 		names = []string{"all"}
 	}
-	tmp := t.TempDir()
+	tmp := shortDir(t)
 	watchDrills(t, tmp)
 	env := append(os.Environ(), "TMPDIR="+tmp)
 	reports, exit, log := runDrills(t, env, append(names, "--seed", "11", "--report", filepath.Join(tmp, "report"))...)
@@ -80,6 +80,22 @@ func TestRun_Spine(t *testing.T) {
 	}
 }
 
+// shortDir returns a temporary directory that has room below it for the paths of a
+// daemon's sockets, which must be short.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // TestRun_Broken: each thing that can be broken on purpose is noticed by a drill
 // that really runs; with CMKFS_DRILLS=all by every drill.
 func TestRun_Broken(t *testing.T) {
@@ -95,13 +111,16 @@ func TestRun_Broken(t *testing.T) {
 		}
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
-			tmp := t.TempDir()
+			tmp := shortDir(t)
 			watchDrills(t, tmp)
 			reports, exit, log := runDrills(t, append(os.Environ(), "TMPDIR="+tmp), name, "--break", string(b))
-			if exit != 4 {
-				t.Errorf("exit code %d\n%s", exit, log)
+			if exit != 4 || len(reports) == 0 {
+				t.Errorf("exit code %d, %d reports\n%s", exit, len(reports), log)
 			}
 			for _, r := range reports {
+				if len(r.Samples) < 10 {
+					t.Errorf("%s hardly ran: %s", r.Drill, r.Failure)
+				}
 				stops := slices.ContainsFunc(r.Expectations, func(e report.Expectation) bool { return strings.HasPrefix(e.Text, "access is taken away") })
 				if (b == drill.Leak || b == drill.LeftBehind || b == drill.NoReturn) && !stops {
 					continue // nothing ends, so nothing can be left or has to come back
@@ -120,7 +139,7 @@ func TestRun_Broken(t *testing.T) {
 func TestRun_RealVolume(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t)
-	tmp := t.TempDir()
+	tmp := shortDir(t)
 	c.env = append(c.env, "TMPDIR="+tmp)
 	mnt := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {
@@ -189,7 +208,7 @@ func TestRun_RealVolume(t *testing.T) {
 // neither files nor processes.
 func TestRun_Killed(t *testing.T) {
 	t.Parallel()
-	tmp := t.TempDir()
+	tmp := shortDir(t)
 	cmd := exec.Command(filepath.Join(bin, "cmkfsd"), "drill", "run", "vault-slow")
 	cmd.Env, cmd.WaitDelay = append(os.Environ(), "TMPDIR="+tmp), time.Second
 	if err := cmd.Start(); err != nil {
