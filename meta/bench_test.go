@@ -3,6 +3,7 @@ package meta_test
 import (
 	"context"
 	"fmt"
+	"math/rand"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -69,16 +70,38 @@ func BenchmarkVolume_Write(b *testing.B) {
 	}
 }
 
-// BenchmarkVolume_Read reads from a 256 MiB file in requests of a size.
-func BenchmarkVolume_Read(b *testing.B) {
-	v := benchVolume(b)
-	ino := mknod(b, v, "f")
+// benchFile makes a volume with a file of 256 MiB.
+func benchFile(b *testing.B) (v *meta.Volume, ino uint64) {
+	b.Helper()
+	v = benchVolume(b)
+	ino = mknod(b, v, "f")
 	data := make([]byte, 1<<20)
 	for i := range 256 {
 		if _, err := v.Write(meta.Caller{}, ino, data, int64(i)<<20); err != nil {
 			b.Fatal(err)
 		}
 	}
+	return v, ino
+}
+
+// BenchmarkVolume_Overwrite overwrites 4 KiB at a time of a 256 MiB file, at random,
+// with what the background has to do because of it.
+func BenchmarkVolume_Overwrite(b *testing.B) {
+	v, ino := benchFile(b)
+	rng := rand.New(rand.NewSource(1))
+	data := make([]byte, 4096)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, err := v.Write(meta.Caller{}, ino, data, int64(rng.Intn(256<<20/len(data))*len(data))); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkVolume_Read reads from a 256 MiB file in requests of a size.
+func BenchmarkVolume_Read(b *testing.B) {
+	v, ino := benchFile(b)
+	data := make([]byte, 1<<20)
 	for _, size := range []int{4 << 10, 1 << 20} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
 			b.SetBytes(int64(size))

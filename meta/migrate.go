@@ -47,8 +47,10 @@ func (v *Volume) migrateFile(ino uint64) error {
 	lock := v.dataLock(ino)
 	lock.Lock()
 	defer lock.Unlock()
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	for from := uint64(0); ; {
-		pages, data, err := v.smallData(ino, from)
+		pages, data, err := v.smallData((*buf)[:0], ino, from)
 		if err != nil || len(pages) == 0 {
 			return err
 		}
@@ -59,9 +61,10 @@ func (v *Volume) migrateFile(ino uint64) error {
 	}
 }
 
-// smallData collects small data of a file from a page on, padded to pages; none
-// if the file is gone or stays in the index.
-func (v *Volume) smallData(ino, from uint64) (pages []uint64, data []byte, err error) {
+// smallData collects small data of a file from a page on, padded to pages, in
+// room; none if the file is gone or stays in the index.
+func (v *Volume) smallData(room []byte, ino, from uint64) (pages []uint64, data []byte, err error) {
+	data = room
 	err = v.view(func() error {
 		n, err := v.inodeOf(ino)
 		if errors.Is(err, ErrStale) {

@@ -118,13 +118,16 @@ func (t *tx) newInode(mode, uid, gid uint32) *inode {
 	return n
 }
 
-// region reads the block pointers of a region of a file.
+// region reads the block pointers of a region of a file. They must not be modified.
 func (t *tx) region(ino, idx uint64) ([]pointer, error) {
-	val, err := t.get(key{tableRegion, ino, idx})
+	if val, ok := t.local[key{tableRegion, ino, idx}]; ok {
+		return decodeRegion(ino, idx, val)
+	}
+	r, err := t.v.regionOf(ino, idx)
 	if err != nil {
 		return nil, err
 	}
-	return decodeRegion(ino, idx, val)
+	return r.ptrs, nil
 }
 
 func decodeRegion(ino, idx uint64, val []byte) ([]pointer, error) {
