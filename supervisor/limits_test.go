@@ -131,29 +131,16 @@ func inParallel(t *testing.T, goroutines, n int, fn func(i int) error) {
 	}
 }
 
+// leakRounds is how often TestLeaks does the same between two counts.
+const leakRounds = 6
+
 // TestLeaks: writing, reading back and deleting a tree leaves neither descriptors
 // nor goroutines behind, in the worker or the supervisor.
 func TestLeaks(t *testing.T) {
 	r := newRig(t)
-	pid := r.workerPID()
-	counts := func() (all [4]int) {
-		for i, pid := range []int{pid, r.cmd.Process.Pid} {
-			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[i] = len(fds)
-		}
-		st, err := r.Status(r.ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[2], all[3] = st.Accounts[0].Volumes[0].Goroutines, st.Goroutines
-		return all
-	}
 	content := bytes.Repeat([]byte("leak"), 20_000)
-	round := func(n int) {
-		dir := r.path(fmt.Sprint("round", n))
+	round := func() {
+		dir := r.path("round")
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -170,26 +157,61 @@ func TestLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for n := range 3 {
-		round(n)
-	}
-	before := counts()
-	for n := range 10 {
-		round(10 + n)
-	}
-	var after [4]int
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		after = counts()
-		grown := after[2] == 0 // it was too busy to tell
-		for i := range after {
-			grown = grown || after[i] > before[i]+2
+	// What is leaked grows each time. The readers of requests, which wait for more
+	// once started, grow until there are 32 of them.
+	before := countResources(t, r)
+	for range 16 {
+		for range leakRounds {
+			round()
 		}
-		if !grown {
-			return
+		after := before
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			after = countResources(t, r)
+			if !after.grownFrom(before) {
+				return
+			}
 		}
-		if time.Now().After(end) {
-			break
+		t.Logf("%+v, and %d rounds later %+v", before, leakRounds, after)
+		before = after
+	}
+	t.Error("descriptors or goroutines grew each time")
+}
+
+// resources counts what two processes hold.
+type resources struct {
+	workerFiles, supervisorFiles, worker, supervisor int // descriptors; goroutines
+}
+
+// grownFrom reports whether there is more of something than before, by more than
+// what comes and goes.
+func (r resources) grownFrom(before resources) bool {
+	const comesAndGoes = leakRounds / 2
+	return r.workerFiles > before.workerFiles+comesAndGoes || r.supervisorFiles > before.supervisorFiles+comesAndGoes ||
+		r.worker > before.worker+comesAndGoes || r.supervisor > before.supervisor+comesAndGoes
+}
+
+// countResources counts those of the rig's worker and supervisor.
+func countResources(t *testing.T, r *rig) resources {
+	t.Helper()
+	files := func(pid int) int {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(fds)
+	}
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		st, err := r.Status(r.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := st.Accounts[0].Volumes[0].Goroutines; n > 0 { // 0: it was too busy to tell
+			return resources{
+				workerFiles: files(r.workerPID()), supervisorFiles: files(r.cmd.Process.Pid),
+				worker: n, supervisor: st.Goroutines,
+			}
 		}
 	}
-	t.Errorf("descriptors of worker and supervisor, goroutines of both: %v, and later %v", before, after)
+	t.Fatal("the worker did not tell how many goroutines it has")
+	return resources{}
 }
