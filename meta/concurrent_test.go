@@ -112,8 +112,8 @@ func (l *lane) resend(v *meta.Volume, n int) error {
 	if want.err != nil || o.kind == "forget" || o.kind == "sync" {
 		return nil
 	}
-	if o.newInode() && l.expect(v, n, n) != nil {
-		return nil // it would be done now for the first time, and take a number of another lane's
+	if (o.newInode() || o.kind == "copy") && l.expect(v, n, n) != nil {
+		return nil // it would be done now for the first time, and take another lane's number, or copy less
 	}
 	if err := l.reclaim(v, n); err != nil {
 		return err

@@ -241,7 +241,7 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 	clock.set(h.steps[last].op.when)
 	next := *h
 	next.cfg.Now = clock.now
-	rec, v, _, err := next.killed(upto)
+	rec, v, k, err := next.killed(upto)
 	if err != nil {
 		return err
 	}
@@ -258,10 +258,19 @@ func (h *history) resent(rnd *rand.Rand, upto int) error {
 	if err := reclaim(v, h.models[last], h.models[hi]); err != nil {
 		return err
 	}
-	if got := o.run(v, caller(last)); !sameOutcome(o, got, want) {
+	got, dump := o.run(v, caller(last)), h.dumps[hi]
+	if o.kind == "copy" && k == last && got.err == nil && got.value > 0 && int64(got.value) < o.length {
+		// It had not been applied, and data that has moved into segments in the
+		// meantime is copied by whole pages: less at a time.
+		o.length = int64(got.value)
+		var m *model
+		m, want = o.apply(h.models[last])
+		dump = m.dump()
+	}
+	if !sameOutcome(o, got, want) {
 		return fmt.Errorf("sent again, %v answered %v, want %v", o, got, want)
 	}
-	if err := compare(v, h.dumps[hi]); err != nil {
+	if err := compare(v, dump); err != nil {
 		return fmt.Errorf("sent again, %v: %w", o, err)
 	}
 	return nil
