@@ -187,7 +187,7 @@ func (s *Server) run(r *reader) {
 			m.forgets(s.adapter.forget)
 			continue
 		}
-		s.busy(m)
+		s.busy()
 		s.serve(r, m)
 		s.again(r)
 	}

@@ -122,7 +122,7 @@ func (s *Server) startLocked() {
 
 // busy notes that a reader has got a request, and sees that another one waits
 // unless this one is alone.
-func (s *Server) busy(m message) {
+func (s *Server) busy() {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()

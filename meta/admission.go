@@ -4,10 +4,16 @@ import "time"
 
 const (
 	// initialSlots is how many journal files a volume is created with.
-	initialSlots = 4
+	initialSlots = 8
 	// busySlots is how many may be in use before operations wait for a
 	// checkpoint; the rest is for the checkpoint's own operations.
-	busySlots = 3
+	busySlots = 6
+	// heavyPages is how much small data a file may have in memory, in pages, before
+	// who writes to it waits earlier than others: what it leaves, a file in use and
+	// changesMost-heavyMost bytes, keeps operations of other programs from waiting
+	// with it.
+	heavyPages = 256
+	heavySlots = busySlots - 1
 	// hostReserve is the space the host file system must have left, in bytes,
 	// before an operation that needs more space is admitted: what a checkpoint
 	// of everything in the journal, deletions above all, may take.
@@ -21,6 +27,32 @@ const (
 // ErrNoSpace when the host has too little left; those that free space are not,
 // so that a full volume can be emptied.
 func (v *Volume) admit(grow int) error {
+	return v.admitTo(busySlots, changesMost, grow)
+}
+
+// admitData is admit for a write to a file. Who overwrites at random faster than
+// checkpoints take it away would fill journal and memory again each time, and
+// everybody would wait for the checkpoint as often.
+func (v *Volume) admitData(ino uint64, grow int) error {
+	if v.crowded(heavySlots, heavyMost) && v.isHeavy(ino) {
+		return v.admitTo(heavySlots, heavyMost, grow)
+	}
+	return v.admit(grow)
+}
+
+// isHeavy reports whether a file has much small data in memory.
+func (v *Volume) isHeavy(ino uint64) (heavy bool) {
+	_ = v.view(func() error {
+		n, err := v.inodeOf(ino)
+		heavy = err == nil && n.inline > heavyPages
+		return nil
+	})
+	return heavy // the operation itself will say what is wrong with the file
+}
+
+// admitTo admits an operation while fewer journal files are in use, and no more
+// bytes of changes in memory.
+func (v *Volume) admitTo(slots int, changes int64, grow int) error {
 	if err := v.stopped(); err != nil {
 		return err
 	}
@@ -29,13 +61,13 @@ func (v *Volume) admit(grow int) error {
 			return err
 		}
 	}
-	if !v.crowded() {
+	if !v.crowded(slots, changes) {
 		return nil
 	}
 	a := &v.admission
 	a.Lock()
 	defer a.Unlock()
-	for v.crowded() {
+	for v.crowded(slots, changes) {
 		if err := v.stopped(); err != nil {
 			return err
 		}
@@ -53,9 +85,10 @@ func (v *Volume) admit(grow int) error {
 	return nil
 }
 
-// crowded reports that journal or memory can take no more before a checkpoint.
-func (v *Volume) crowded() bool {
-	return v.journal.used() >= busySlots || v.changes.Load() > changesMost
+// crowded reports that so many journal files are in use, or that more bytes of
+// changes are in memory.
+func (v *Volume) crowded(slots int, changes int64) bool {
+	return v.journal.used() >= slots || v.changes.Load() > changes
 }
 
 // hasRoom refuses an operation the host has no space for.

@@ -112,8 +112,9 @@ func TestOpen_Damage_IsRefusedAndChangesNothing(t *testing.T) {
 			editFile(t, filepath.Join(dir, "journal", "01"), func(b []byte) []byte { return b[:5000] })
 		}, corrupt},
 		"journal folder empty": {func(t *testing.T, dir string) {
-			for _, n := range []string{"00", "01", "02", "03"} {
-				os.Remove(filepath.Join(dir, "journal", n))
+			files := must[[]os.DirEntry](t)(os.ReadDir(filepath.Join(dir, "journal")))
+			for _, f := range files {
+				os.Remove(filepath.Join(dir, "journal", f.Name()))
 			}
 		}, corrupt},
 	}

@@ -11,6 +11,12 @@ import (
 // Checkpoint writes a checkpoint now.
 func (v *Volume) Checkpoint() error { return v.checkpoint() }
 
+// HoldCheckpoints has none done until release is called.
+func (v *Volume) HoldCheckpoints() (release func()) {
+	v.checkpointMu.Lock()
+	return v.checkpointMu.Unlock
+}
+
 // CommitInParts makes a checkpoint as many transactions as it can be.
 func (v *Volume) CommitInParts() {
 	v.checkpointMu.Lock()

@@ -27,7 +27,7 @@ const (
 	segmentDir      = "segments"
 
 	// DefaultJournalBytes is the size of one journal file.
-	DefaultJournalBytes = 32 << 20
+	DefaultJournalBytes = 16 << 20
 	minJournalBytes     = 256 << 10
 	maxJournalBytes     = 1 << 30
 	// segmentPages is how far a segment grows: 256 MiB.

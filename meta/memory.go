@@ -21,9 +21,14 @@ const (
 	// HeapLimit is the soft limit of Go's memory, in bytes, for a process that
 	// serves a volume: what the volume holds, and some room for the collector.
 	HeapLimit = 168 << 20
-	// changesDue and changesMost are how many bytes of changes ask for a
-	// checkpoint, and make operations wait for one.
+	// GCPercent is how much garbage there may be for what is alive, in percent, before
+	// it is collected, within HeapLimit: what changes lives for a moment only, or until
+	// the next checkpoint, and each collection takes a processor from the clients.
+	GCPercent = 300
+	// changesDue, heavyMost and changesMost are how many bytes of changes ask for a
+	// checkpoint, and make heavy writers and all operations wait for one.
 	changesDue  = 16 << 20
+	heavyMost   = 30 << 20
 	changesMost = 40 << 20
 	// residentFaults is how many page faults there may be before the mapped pages
 	// of the index are let go of. Each brings in 16 pages at most: 32 MiB.

@@ -43,22 +43,31 @@ func (v *Volume) migrate() error {
 	return failed
 }
 
+// migrateFile migrates the small data of a file, some of it at a time, so that who
+// writes to the file does not wait for all.
 func (v *Volume) migrateFile(ino uint64) error {
-	lock := v.dataLock(ino)
-	lock.Lock()
-	defer lock.Unlock()
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for from := uint64(0); ; {
-		pages, data, err := v.smallData((*buf)[:0], ino, from)
-		if err != nil || len(pages) == 0 {
+		next, err := v.migrateSome((*buf)[:0], ino, from)
+		if err != nil || next == from {
 			return err
 		}
-		if err := v.migratePages(ino, pages, data); err != nil {
-			return err
-		}
-		from = pages[len(pages)-1] + 1
+		from = next
 	}
+}
+
+// migrateSome migrates small data of a file from a page on, and returns where to
+// go on, from itself if there is no more.
+func (v *Volume) migrateSome(room []byte, ino, from uint64) (next uint64, err error) {
+	lock := v.dataLock(ino)
+	lock.Lock()
+	defer lock.Unlock()
+	pages, data, err := v.smallData(room, ino, from)
+	if err != nil || len(pages) == 0 {
+		return from, err
+	}
+	return pages[len(pages)-1] + 1, v.migratePages(ino, pages, data)
 }
 
 // smallData collects small data of a file from a page on, padded to pages, in

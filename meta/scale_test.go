@@ -71,9 +71,16 @@ func limitFiles(n int) int {
 // volumeOnDisk makes and opens a volume on a real file system.
 func volumeOnDisk(t *testing.T) (*meta.Volume, meta.Config) {
 	t.Helper()
+	return volumeWithJournal(t, 0)
+}
+
+// volumeWithJournal makes a volume on the disk with journal files of some bytes,
+// 0 = DefaultJournalBytes.
+func volumeWithJournal(t *testing.T, journal int64) (*meta.Volume, meta.Config) {
+	t.Helper()
 	st := must[*store.Dir](t)(store.OpenDir(t.TempDir()))
 	cfg := meta.Config{Store: st, Key: crypto.NewKey()}
-	if err := meta.Create(t.Context(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
+	if err := meta.Create(t.Context(), cfg, meta.Params{JournalBytes: journal, Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
 		t.Fatal(err)
 	}
 	return openVolume(t, cfg), cfg

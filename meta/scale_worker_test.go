@@ -53,6 +53,7 @@ type scaled struct {
 // scaleWorker fills a volume to each number of files, and measures there.
 func scaleWorker(dir, steps string, one bool) error {
 	debug.SetMemoryLimit(meta.HeapLimit)
+	debug.SetGCPercent(meta.GCPercent)
 	st, err := store.OpenDir(dir)
 	if err != nil {
 		return err

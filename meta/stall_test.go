@@ -1,7 +1,9 @@
 package meta_test
 
 import (
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,4 +67,74 @@ func TestVolume_CheckpointStalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkClean(t, cfg)
+}
+
+// TestVolume_HeavyWriterWaitsFirst: who overwrites blocks of one file faster than
+// checkpoints can take it away waits for one while others still go on.
+func TestVolume_HeavyWriterWaitsFirst(t *testing.T) {
+	const pages = 9500 // 37 MiB, less than what makes everybody wait
+	for name, journal := range map[string]int64{"memory": 0, "journal": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			v, cfg := volumeWithJournal(t, journal)
+			ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "heavy", unix.S_IFREG|0o600, 0)).Ino
+			release := v.HoldCheckpoints()
+			var written atomic.Int64
+			done := make(chan error, 1)
+			go func() {
+				data := make([]byte, 4096)
+				for i := range int64(pages) {
+					// Every second page, so that none is written to a segment at once.
+					if _, err := v.Write(meta.Caller{}, ino, data, i*2*4096); err != nil {
+						done <- err
+						return
+					}
+					written.Add(1)
+				}
+				done <- nil
+			}()
+			for before, end := int64(-1), time.Now().Add(time.Minute); written.Load() != before; time.Sleep(300 * time.Millisecond) {
+				if before = written.Load(); time.Now().After(end) {
+					t.Fatal("it goes on and on")
+				}
+			}
+			others := make(chan error, 1)
+			go func() {
+				for i := range 50 {
+					a, err := v.Mknod(meta.Caller{}, meta.RootIno, fmt.Sprint(i), unix.S_IFREG|0o600, 0)
+					if err == nil {
+						_, err = v.Write(meta.Caller{}, a.Ino, make([]byte, 4096), 0)
+					}
+					if err == nil && i%2 == 0 {
+						err = v.Unlink(meta.Caller{}, meta.RootIno, fmt.Sprint(i))
+					}
+					if err != nil {
+						others <- err
+						return
+					}
+				}
+				others <- nil
+			}()
+			select {
+			case err := <-others:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("others wait, too")
+			}
+			if n := written.Load(); n == pages {
+				t.Error("the heavy writer did not wait")
+			} else {
+				t.Logf("it waited after %d of %d pages", n, pages)
+			}
+			release()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if err := v.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			checkClean(t, cfg)
+		})
+	}
 }

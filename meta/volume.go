@@ -47,7 +47,7 @@ type Volume struct {
 	// dataLocks serialize what changes the data mapping of one file, the
 	// migration of its small data included, so that a read-modify-write sees no
 	// change in between. Many inodes share one.
-	dataLocks [64]sync.Mutex
+	dataLocks [1024]sync.Mutex
 
 	// mu is the state lock: it guards the fields below it up to the blank line.
 	mu        sync.RWMutex

@@ -53,7 +53,7 @@ type wholePages struct {
 }
 
 func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, error) {
-	if err := v.admit(len(data) + pageSize); err != nil {
+	if err := v.admitData(ino, len(data)+pageSize); err != nil {
 		return 0, err
 	}
 	lock := v.dataLock(ino)

@@ -148,6 +148,9 @@ func limitHeap(mode Mode) {
 		limit = max(least, int64(info.Totalram)*int64(info.Unit)/4)
 	}
 	debug.SetMemoryLimit(limit)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(meta.GCPercent)
+	}
 }
 
 // message is a request with the descriptors that came with it.

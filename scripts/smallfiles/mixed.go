@@ -14,13 +14,14 @@ import (
 
 // mixed makes, reads, renames and removes files for a time and says how long
 // single operations took. If a file is given, another client overwrites random
-// blocks of it meanwhile, as fast as it can.
+// blocks of it meanwhile, as fast as it can; how many it did is said, too, because
+// a file system that does more of them has less time for the rest.
 func mixed(dir string, data []byte, length time.Duration, beside, watch string) (map[string]any, error) {
 	end := time.Now().Add(length)
 	var background sync.WaitGroup
 	var besideErr error
-	changes := 0
-	background.Go(func() { besideErr = overwrite(beside, len(data), end) })
+	overwrites, changes := 0, 0
+	background.Go(func() { overwrites, besideErr = overwrite(beside, len(data), end) })
 	background.Go(func() { changes = countChanges(watch, end) })
 	start := time.Now()
 	took, err := turnOver(dir, data, end)
@@ -33,7 +34,8 @@ func mixed(dir string, data []byte, length time.Duration, beside, watch string) 
 	at := func(permille int) float64 { return float64(took[(len(took)-1)*permille/1000].Microseconds()) }
 	return map[string]any{
 		"phase": "mixed", "ops": len(took), "seconds": seconds, "ops_per_s": float64(len(took)) / seconds,
-		"p50": at(500), "p99": at(990), "p999": at(999), "max": at(1000), "changes": changes,
+		"p50": at(500), "p99": at(990), "p999": at(999), "max": at(1000),
+		"overwrites_per_s": float64(overwrites) / length.Seconds(), "changes": changes,
 	}, nil
 }
 
@@ -71,25 +73,25 @@ func turnOver(dir string, data []byte, end time.Time) ([]time.Duration, error) {
 	return took, nil
 }
 
-// overwrite writes blocks of a file in random order until a time.
-func overwrite(path string, block int, end time.Time) error {
+// overwrite writes blocks of a file in random order until a time, and counts them.
+func overwrite(path string, block int, end time.Time) (n int, err error) {
 	if path == "" {
-		return nil
+		return 0, nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil && size < int64(block) {
 		err = fmt.Errorf("%s is smaller than a block", path)
 	}
 	random, data := rand.New(rand.NewSource(2)), make([]byte, block)
-	for err == nil && time.Now().Before(end) {
+	for ; err == nil && time.Now().Before(end); n++ {
 		random.Read(data[:64])
 		_, err = f.WriteAt(data, random.Int63n(size/int64(block))*int64(block))
 	}
-	return errors.Join(err, f.Close())
+	return n, errors.Join(err, f.Close())
 }
 
 // countChanges counts how often a file's time of modification changes until a
