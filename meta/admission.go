@@ -5,8 +5,9 @@ import "time"
 const (
 	// initialSlots is how many journal files a volume is created with.
 	initialSlots = 8
-	// busySlots is how many may be in use before operations wait for a
-	// checkpoint; the rest is for the checkpoint's own operations.
+	// A checkpoint is due when more than dueSlots are in use, and operations wait for
+	// it when busySlots are; the rest is for the checkpoint's own operations.
+	dueSlots  = 2
 	busySlots = 6
 	// heavyPages is how much small data a file may have in memory, in pages, before
 	// who writes to it waits earlier than others: what it leaves, a file in use and
@@ -89,6 +90,13 @@ func (v *Volume) admitTo(slots int, changes int64, grow int) error {
 // changes are in memory.
 func (v *Volume) crowded(slots int, changes int64) bool {
 	return v.journal.used() >= slots || v.changes.Load() > changes
+}
+
+// rotated is told that a journal file has been begun.
+func (v *Volume) rotated() {
+	if v.journal.used() > dueSlots {
+		v.wake()
+	}
 }
 
 // hasRoom refuses an operation the host has no space for.

@@ -117,7 +117,7 @@ func (v *Volume) recover() error {
 		}
 	}
 	v.segments = newSegments(v.st, v.keys.segment, v.sb.VolumeID, nextSeg)
-	v.journal = &journal{st: v.st, base: v.keys.journal, volumeID: v.sb.VolumeID, size: v.sb.JournalBytes, rotated: v.wake}
+	v.journal = &journal{st: v.st, base: v.keys.journal, volumeID: v.sb.VolumeID, size: v.sb.JournalBytes, rotated: v.rotated}
 	if err := v.replay(); err != nil {
 		return err
 	}
