@@ -72,12 +72,17 @@ func shm(t testing.TB) string {
 
 func format(t testing.TB, st store.Store) meta.Config {
 	t.Helper()
-	cfg := meta.Config{Store: st, Key: crypto.Key{1, 2, 3}, VolumeID: [16]byte{4, 5, 6}, Now: anyClock()}
-	err := meta.Create(context.Background(), cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])})
+	cfg, err := tryFormat(st)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return cfg
+}
+
+// tryFormat is format for goroutines that are not the test's.
+func tryFormat(st store.Store) (meta.Config, error) {
+	cfg := meta.Config{Store: st, Key: crypto.Key{1, 2, 3}, VolumeID: [16]byte{4, 5, 6}, Now: anyClock()}
+	return cfg, meta.Create(context.Background(), cfg, meta.Params{JournalBytes: 256 << 10, Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])})
 }
 
 // play makes a history of n operations, with clean and unclean restarts and

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"cmkfs/meta"
@@ -133,25 +136,43 @@ func (l *lives) find(lo, hi int, process bool) error {
 // in between, lose nothing but what they may.
 func TestVolume_ManyLives(t *testing.T) {
 	dir := shm(t)
-	first := firstSeed()
-	for seed := first; seed < first+uint64(crashStates(t, 1500)/15) && !t.Failed(); seed++ {
-		rec, err := store.NewRecorder(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := newModel()
-		l := &lives{cfg: format(t, rec), rec: rec, rnd: rand.New(rand.NewPCG(seed, 5)), models: []*model{m}, dumps: []string{m.dump()}}
-		l.cfg.Now = l.clock.now
-		for n := range 15 {
-			err := l.work(15)
-			if err == nil {
-				err = l.crash(l.rnd.IntN(2) == 0)
+	var seed atomic.Uint64
+	seed.Store(firstSeed())
+	end := seed.Load() + uint64(crashStates(t, 1500)/15)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for s := seed.Add(1) - 1; s < end && !t.Failed(); s = seed.Add(1) - 1 {
+				if err := liveOften(dir, s); err != nil {
+					t.Errorf("seed %d, %v", s, err)
+				}
 			}
-			if err != nil {
-				t.Errorf("seed %d, life %d: %v", seed, n, err)
-				break
-			}
-		}
-		l.rec.Close()
+		})
 	}
+	wg.Wait()
+}
+
+// liveOften has a volume live and crash 15 times.
+func liveOften(dir string, seed uint64) error {
+	rec, err := store.NewRecorder(dir)
+	if err != nil {
+		return err
+	}
+	m := newModel()
+	l := &lives{rec: rec, rnd: rand.New(rand.NewPCG(seed, 5)), models: []*model{m}, dumps: []string{m.dump()}}
+	defer func() { l.rec.Close() }() // each crash replaces it
+	if l.cfg, err = tryFormat(rec); err != nil {
+		return err
+	}
+	l.cfg.Now = l.clock.now
+	for n := range 15 {
+		err := l.work(15)
+		if err == nil {
+			err = l.crash(l.rnd.IntN(2) == 0)
+		}
+		if err != nil {
+			return fmt.Errorf("life %d: %w", n, err)
+		}
+	}
+	return nil
 }
