@@ -153,16 +153,6 @@ func limitHeap(mode Mode) {
 	}
 }
 
-// moreThreads lets one more thread run Go code than there are processors. One of
-// ours is mostly in the host's file system, for as long as it takes to flush a file or
-// punch a hole, and until the runtime notices that, requests would wait. On a single
-// processor there is nothing to gain.
-func moreThreads() {
-	if n := runtime.GOMAXPROCS(0); n > 1 && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(n + 1)
-	}
-}
-
 // message is a request with the descriptors that came with it.
 type message struct {
 	Request
@@ -195,7 +185,6 @@ func (w *process) run() int {
 	}
 	switch {
 	case start.Mode == ModeServe && start.Lease != nil:
-		moreThreads()
 		return w.serve(dir, *start.Lease, start.Newest)
 	case start.Mode == ModeFormat && start.Format != nil:
 		return w.format(dir, *start.Format)
