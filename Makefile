@@ -38,7 +38,7 @@ lint:                   ## gofmt, vet, staticcheck, shell syntax
 fuzz:                   ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-crashes:                ## CRASHSTATES crash states of each explorer (two hours)
+crashes:                ## CRASHSTATES crash states of each explorer (some hours)
 	CMKFS_CRASH_STATES=$(CRASHSTATES) go test ./meta -count=1 -timeout 0 -v -run 'CrashExplorer|AllSequences|ManyLives'
 
 powercut: deps          ## CUTS power cuts of a real ext4 under a volume, a tenth as many under a mount (five minutes)
