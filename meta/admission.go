@@ -28,17 +28,24 @@ const (
 // ErrNoSpace when the host has too little left; those that free space are not,
 // so that a full volume can be emptied.
 func (v *Volume) admit(grow int) error {
-	return v.admitTo(busySlots, changesMost, grow)
+	if err := v.mayGrow(grow); err != nil {
+		return err
+	}
+	return v.awaitRoom(busySlots, changesMost, grow)
 }
 
 // admitData is admit for a write to a file. Who overwrites at random faster than
 // checkpoints take it away would fill journal and memory again each time, and
 // everybody would wait for the checkpoint as often.
 func (v *Volume) admitData(ino uint64, grow int) error {
-	if v.crowded(heavySlots, heavyMost) && v.isHeavy(ino) {
-		return v.admitTo(heavySlots, heavyMost, grow)
+	err := v.mayGrow(grow)
+	switch {
+	case err != nil || !v.crowded(heavySlots, heavyMost): // nobody waits yet
+		return err
+	case v.isHeavy(ino):
+		return v.awaitRoom(heavySlots, heavyMost, grow)
 	}
-	return v.admit(grow)
+	return v.awaitRoom(busySlots, changesMost, grow)
 }
 
 // isHeavy reports whether a file has much small data in memory.
@@ -51,17 +58,17 @@ func (v *Volume) isHeavy(ino uint64) (heavy bool) {
 	return heavy // the operation itself will say what is wrong with the file
 }
 
-// admitTo admits an operation while fewer journal files are in use, and no more
-// bytes of changes in memory.
-func (v *Volume) admitTo(slots int, changes int64, grow int) error {
-	if err := v.stopped(); err != nil {
+// mayGrow refuses what a stopped volume, or the host's space, does not allow.
+func (v *Volume) mayGrow(grow int) error {
+	if err := v.stopped(); err != nil || grow <= 0 {
 		return err
 	}
-	if grow > 0 {
-		if err := v.hasRoom(int64(grow)); err != nil {
-			return err
-		}
-	}
+	return v.hasRoom(int64(grow))
+}
+
+// awaitRoom waits until fewer journal files are in use, and no more bytes of
+// changes in memory.
+func (v *Volume) awaitRoom(slots int, changes int64, grow int) error {
 	if !v.crowded(slots, changes) {
 		return nil
 	}
