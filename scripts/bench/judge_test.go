@@ -61,6 +61,8 @@ func TestVerdict(t *testing.T) {
 		"a cost":           {rowID{"F", "daemon_peak_rss"}, "MiB", map[string]figure{cmkfs: fig(200), gocryptfs: fig(1)}, ""},
 		"a judged cost":    {rowID{"A", "daemon_cpu_per_gib"}, "s", map[string]figure{cmkfs: fig(0.69), gocryptfs: fig(1), "securefs": fig(0.1)}, "met"},
 		"a stall":          {rowID{"L", "small_op_p999"}, "us", map[string]figure{cmkfs: fig(50001), gocryptfs: fig(1)}, "missed: 50001 of at most 50000 us"},
+		"one program":      {rowID{"L", "small_ops"}, "ops/s", map[string]figure{cmkfs: fig(900), gocryptfs: fig(1000)}, ""},
+		"both programs":    {rowID{"L", "both_programs"}, "ops/s", map[string]figure{cmkfs: fig(900), gocryptfs: fig(1000)}, "missed: slower than gocryptfs"},
 		"no stall":         {rowID{"L", "small_op_p999"}, "us", map[string]figure{cmkfs: fig(900), gocryptfs: fig(1)}, "met"},
 	} {
 		w := row{Unit: c.unit, Figures: c.figures,

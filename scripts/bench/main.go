@@ -31,6 +31,7 @@ type options struct {
 	groups   []string      // of workload letters that share their files
 	rivals   []rival       // who takes part
 	mount    string        // -o of `cmkfsd volume mount`
+	checks   bool          // the kernel checks permissions on the others' mounts, too
 	limit    time.Duration // of a turn of the others
 	budget   time.Duration // after it no further repetition begins a turn
 	keep     string        // a file for the samples
@@ -48,6 +49,7 @@ Usage: go run ./scripts/bench [flags]        as root, after make build
   go run ./scripts/bench -w F     one row of workloads: the small files
   go run ./scripts/bench -w 'AB H' -with gocryptfs,securefs -r 1
   go run ./scripts/bench -quick -with all
+  go run ./scripts/bench -checks -w F     with the others mounted for all users
 
 Workloads (scripts/fsbench -h): A B sequential, C cached, D random reads, E random
 writes, F small files, G tree, H SQLite, I git, K compile, L latency beside checkpoints.
@@ -84,6 +86,7 @@ func parse(args []string) (options, error) {
 	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L\"; K once)")
 	with := f.String("with", "", "who takes part beside cmkfs, separated by commas: native, floor, ceiling, gocryptfs, securefs, cryfs, encfs, none; default all")
 	f.StringVar(&o.mount, "o", "", "options for `cmkfsd volume mount -o`")
+	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is always mounted: for all users, the kernel checking permissions")
 	f.DurationVar(&o.limit, "limit", 2*time.Minute, "longest turn of floor, ceiling, securefs, cryfs and encfs; five times cmkfs's turn if that is shorter")
 	f.DurationVar(&o.budget, "budget", 40*time.Minute, "after this time no further turn begins; what there is then is shown")
 	f.StringVar(&o.keep, "keep", "", "append the samples, as JSON lines, to this file")
@@ -94,7 +97,7 @@ func parse(args []string) (options, error) {
 	if f.NArg() > 0 || o.reps < 1 || o.sides < 0 {
 		return o, fmt.Errorf("what is %q? see -h", strings.Join(args, " "))
 	}
-	o.complete = !o.quick && !o.keys && *groups == "" && *with == "" && o.mount == "" && o.reps >= 3 && o.sides >= 1
+	o.complete = !o.quick && !o.keys && *groups == "" && *with == "" && o.mount == "" && !o.checks && o.reps >= 3 && o.sides >= 1
 	if o.keys && *groups == "" {
 		*groups = "ABEF"
 	}

@@ -81,6 +81,9 @@ func (b *bench) describe() string {
 	if o.mount != "" {
 		words += ", -o " + o.mount
 	}
+	if o.checks {
+		words += ", the others for all users"
+	}
 	words += fmt.Sprintf(", strangers used %.2f cores at most", b.results.noise)
 	if b.leftOut > 0 {
 		words += fmt.Sprintf(", %d turns left out after %s", b.leftOut, o.budget)

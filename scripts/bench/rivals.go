@@ -56,19 +56,23 @@ var rivals = []rival{
 		if _, err := b.Do("gocryptfs", "-q", "-init", "-scryptn", "10", "-passfile", pass, t.dir); err != nil {
 			return nil, err
 		}
-		return t.launch(b, "", "gocryptfs", "-fg", "-q", "-nosyslog", "-passfile", pass, t.dir, t.mount)
+		args := []string{"-fg", "-q", "-nosyslog", "-passfile", pass}
+		if b.options.checks {
+			args = append(args, "-allow_other") // which has the kernel check permissions, too
+		}
+		return t.launch(b, "", "gocryptfs", append(args, t.dir, t.mount)...)
 	}},
 	{"securefs", false, func(b *bench, t *turn) (*stage.Process, error) {
 		if _, err := b.Do("securefs", "create", "--pass", "bench", "--pbkdf", "pkcs5-pbkdf2-hmac-sha256", "-r", "1000", t.dir); err != nil {
 			return nil, err
 		}
-		return t.launch(b, "", "securefs", "mount", "--pass", "bench", t.dir, t.mount)
+		return t.launch(b, "", "securefs", append([]string{"mount", "--pass", "bench", t.dir, t.mount}, b.checking("-o")...)...)
 	}},
 	{"cryfs", false, func(b *bench, t *turn) (*stage.Process, error) {
-		return t.launch(b, "bench\n", "cryfs", "-f", "--allow-replaced-filesystem", t.dir, t.mount)
+		return t.launch(b, "bench\n", "cryfs", append([]string{"-f", "--allow-replaced-filesystem", t.dir, t.mount}, b.checking("-o")...)...)
 	}},
 	{"encfs", false, func(b *bench, t *turn) (*stage.Process, error) {
-		return t.launch(b, "bench\n", "encfs", "-f", "-S", "--standard", t.dir, t.mount)
+		return t.launch(b, "bench\n", "encfs", append([]string{"-f", "-S", "--standard", t.dir, t.mount}, b.checking("--", "-o")...)...)
 	}},
 	{cmkfs, true, func(b *bench, t *turn) (*stage.Process, error) {
 		b.State = filepath.Join(t.dir, "state")
@@ -80,7 +84,7 @@ var rivals = []rival{
 		if b.options.mount != "" {
 			mount = append(mount, "-o", b.options.mount)
 		}
-		// The key source is not on the path of data: scripts/keycost shows it.
+		// The key source is not on the path of data: -keys shows it.
 		for _, args := range [][]string{{"account", "create", "--name", "bench"}, {"volume", "create", "--name", "bench"}, mount} {
 			if _, err := b.Cmkfs(args...); err != nil {
 				return p, err
@@ -110,6 +114,15 @@ func choose(names string) ([]rival, error) {
 		}
 	}
 	return chosen, nil
+}
+
+// checking is what follows a rival's arguments so that it serves all users and the
+// kernel checks their permissions, as with cmkfs, and nothing unless that is asked for.
+func (b *bench) checking(introduction ...string) []string {
+	if !b.options.checks {
+		return nil
+	}
+	return append(introduction, "allow_other,default_permissions")
 }
 
 // launch starts a daemon in the foreground.

@@ -44,12 +44,9 @@ func (id rowID) durable() bool { return id.workload == "H" || id.metric == "rand
 // unjudged rows are shown without a comparison with the others: costs, single
 // latencies, and what is no goal.
 func (id rowID) unjudged() bool {
-	switch id.workload {
-	case "L":
-		return true
-	}
 	switch id.metric {
-	case "daemon_cpu", "daemon_peak_rss", "daemon_cpu_per_gib",
+	case "small_op_p50", "small_op_p99", "small_op_p999", "small_op_max", "small_ops", "overwrites", "checkpoints", "paced_small_op_p99",
+		"daemon_cpu", "daemon_peak_rss", "daemon_cpu_per_gib",
 		"rand_read_warm_1t_p50", "rand_read_warm_4t_p50", "rand_read_cold_1t_p50", "rand_read_cold_4t_p50",
 		"rand_write_fdatasync_p50", "rand_write_fdatasync_p99":
 		return true

@@ -9,7 +9,7 @@
 // "unlink" removes whichever of the two is there. Each thread takes every
 // threads-th file. Prints one JSON object: phase, ops, seconds, ops_per_s.
 //
-// Usage: smallfiles -dir D -phase mixed [-seconds 15] [-beside F] [-watch F]
+// Usage: smallfiles -dir D -phase mixed [-seconds 15] [-beside F [-rate N]] [-watch F]
 //
 // All of these operations in turn, each timed: the object has p50, p99, p999 and
 // max, in microseconds, and how often the watched file changed.
@@ -36,9 +36,10 @@ func main() {
 	threads := flag.Int("threads", 1, "worker threads")
 	seconds := flag.Int("seconds", 15, "length of mixed")
 	beside := flag.String("beside", "", "file to overwrite at random beside mixed")
+	rate := flag.Int("rate", 0, "how often a second to overwrite at most, 0 = as often as it goes")
 	watch := flag.String("watch", "", "file whose changes mixed counts")
 	flag.Parse()
-	if *dir == "" || *phase == "" || *files < 1 || *dirs < 1 || *threads < 1 || *size < 0 {
+	if *dir == "" || *phase == "" || *files < 1 || *dirs < 1 || *threads < 1 || *size < 0 || *rate < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -92,7 +93,7 @@ func main() {
 			return err
 		}
 	case "mixed":
-		said, err := mixed(*dir, buf, time.Duration(*seconds)*time.Second, *beside, *watch)
+		said, err := mixed(*dir, buf, time.Duration(*seconds)*time.Second, *beside, *rate, *watch)
 		check(err)
 		check(json.NewEncoder(os.Stdout).Encode(said))
 		return

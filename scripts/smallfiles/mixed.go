@@ -14,14 +14,15 @@ import (
 
 // mixed makes, reads, renames and removes files for a time and says how long
 // single operations took. If a file is given, another client overwrites random
-// blocks of it meanwhile, as fast as it can; how many it did is said, too, because
-// a file system that does more of them has less time for the rest.
-func mixed(dir string, data []byte, length time.Duration, beside, watch string) (map[string]any, error) {
+// blocks of it meanwhile, rate times a second or, for 0, as fast as it can; how many
+// it did is said, too, because a file system that does more of them has less time
+// for the rest.
+func mixed(dir string, data []byte, length time.Duration, beside string, rate int, watch string) (map[string]any, error) {
 	end := time.Now().Add(length)
 	var background sync.WaitGroup
 	var besideErr error
 	overwrites, changes := 0, 0
-	background.Go(func() { overwrites, besideErr = overwrite(beside, len(data), end) })
+	background.Go(func() { overwrites, besideErr = overwrite(beside, len(data), rate, end) })
 	background.Go(func() { changes = countChanges(watch, end) })
 	start := time.Now()
 	took, err := turnOver(dir, data, end)
@@ -73,8 +74,9 @@ func turnOver(dir string, data []byte, end time.Time) ([]time.Duration, error) {
 	return took, nil
 }
 
-// overwrite writes blocks of a file in random order until a time, and counts them.
-func overwrite(path string, block int, end time.Time) (n int, err error) {
+// overwrite writes blocks of a file in random order until a time, at most rate a
+// second unless that is 0, and counts them.
+func overwrite(path string, block, rate int, end time.Time) (n int, err error) {
 	if path == "" {
 		return 0, nil
 	}
@@ -87,7 +89,11 @@ func overwrite(path string, block int, end time.Time) (n int, err error) {
 		err = fmt.Errorf("%s is smaller than a block", path)
 	}
 	random, data := rand.New(rand.NewSource(2)), make([]byte, block)
+	start := time.Now()
 	for ; err == nil && time.Now().Before(end); n++ {
+		if rate > 0 {
+			time.Sleep(time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))))
+		}
 		random.Read(data[:64])
 		_, err = f.WriteAt(data, random.Int63n(size/int64(block))*int64(block))
 	}
