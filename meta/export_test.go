@@ -8,6 +8,9 @@ import (
 	"cmkfs/crypto"
 )
 
+// InitialSlots is how many journal files a volume has.
+const InitialSlots = initialSlots
+
 // Checkpoint writes a checkpoint now.
 func (v *Volume) Checkpoint() error { return v.checkpoint() }
 
@@ -15,6 +18,12 @@ func (v *Volume) Checkpoint() error { return v.checkpoint() }
 func (v *Volume) HoldCheckpoints() (release func()) {
 	v.checkpointMu.Lock()
 	return v.checkpointMu.Unlock
+}
+
+// HoldFlushes has nothing become durable until release is called.
+func (v *Volume) HoldFlushes() (release func()) {
+	v.syncMu.Lock()
+	return v.syncMu.Unlock
 }
 
 // CommitInParts makes a checkpoint as many transactions as it can be.

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -195,8 +196,10 @@ func zeroPad(b []byte, n int) []byte {
 	return b
 }
 
-// rotateLocked begins a new slot. Its header is durable before any record in
-// it can be.
+// rotateLocked begins a new slot. Its header becomes durable with its first
+// records, at its next flush: everybody waits here, and a flush may take long. A
+// crash before leaves the header of what was in it before, which the index has,
+// and records that nobody can read and nobody was told are durable.
 func (j *journal) rotateLocked() error {
 	first := j.written.Load() + 1
 	var next *slot
@@ -219,12 +222,23 @@ func (j *journal) rotateLocked() error {
 	if _, err := next.file.WriteAt(h.marshal(cipher), 0); err != nil {
 		return fmt.Errorf("begin %s: %w", next.name, err)
 	}
-	if err := next.file.Sync(); err != nil {
-		return fmt.Errorf("begin %s: %w", next.name, err)
-	}
-	next.epoch, next.last = h.number, first-1
+	next.epoch, next.last, next.dirty = h.number, first-1, true
 	j.mu.epoch, j.mu.cur, j.mu.cipher, j.mu.record = h.number, next, cipher, 0
 	j.mu.pos, j.mu.tail = pageSize, j.mu.tail[:0]
+	return nil
+}
+
+// begin begins the first slot of a process, whose header is durable at once: what
+// recovery left out of older ones stays out, whatever is written from here on.
+func (j *journal) begin() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.rotateLocked(); err != nil {
+		return err
+	}
+	if err := j.mu.cur.file.Sync(); err != nil {
+		return fmt.Errorf("begin %s: %w", j.mu.cur.name, err)
+	}
 	return nil
 }
 
@@ -282,16 +296,12 @@ func (j *journal) sync() error {
 	failed := j.mu.failed
 	var dirty []*slot
 	for _, s := range j.mu.slots {
-		if s.dirty && s != j.mu.cur {
+		if s.dirty {
+			s.dirty = false
 			dirty = append(dirty, s)
 		}
 	}
-	if j.mu.cur.dirty {
-		dirty = append(dirty, j.mu.cur)
-	}
-	for _, s := range dirty {
-		s.dirty = false
-	}
+	slices.SortFunc(dirty, func(a, b *slot) int { return cmp.Compare(a.epoch, b.epoch) })
 	j.mu.Unlock()
 	if failed != nil {
 		return failed

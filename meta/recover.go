@@ -148,10 +148,7 @@ func (v *Volume) begin() error {
 	if err := v.settleIndex(); err != nil {
 		return hostError(err)
 	}
-	v.journal.mu.Lock()
-	err := v.journal.rotateLocked()
-	v.journal.mu.Unlock()
-	if err != nil {
+	if err := v.journal.begin(); err != nil {
 		return hostError(err)
 	}
 	if err := v.repeatWrites(); err != nil {

@@ -38,7 +38,7 @@ func settleScript(t *testing.T, v *meta.Volume) *model {
 // still be there.
 func settled(cfg meta.Config, rec *store.Recorder, want string) error {
 	h := &history{cfg: cfg}
-	for i := range 4 {
+	for i := range meta.InitialSlots {
 		v, err := h.reopen(rec)
 		if err != nil {
 			return fmt.Errorf("open %d: %w", i, err)
