@@ -58,6 +58,9 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int) (*history,
 					t.Errorf("seed %d, lane %d, operation %d: %v", seed, i, j, err)
 					return
 				}
+				if g.rnd.IntN(15) == 0 {
+					v.EndJournalFile()
+				}
 				if g.rnd.IntN(30) == 0 {
 					if err := v.Checkpoint(); err != nil {
 						t.Errorf("seed %d: checkpoint: %v", seed, err)

@@ -33,6 +33,28 @@ func (v *Volume) CommitInParts() {
 	v.mostNodes = 1
 }
 
+// EndJournalFile has the next record begin the next journal file, as if the
+// present one were full, unless that would make operations wait.
+func (v *Volume) EndJournalFile() {
+	j := v.journal
+	if j.used() >= busySlots-1 {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.mu.pos, j.mu.tail = j.size, nil
+}
+
+// OnlyAskedFor has the background make no checkpoint because of journal files.
+func (v *Volume) OnlyAskedFor() {
+	v.journal.mu.Lock()
+	defer v.journal.mu.Unlock()
+	v.journal.rotated = func() {}
+}
+
+// StopFailed stops the volume as an I/O error does.
+func (v *Volume) StopFailed() { v.fail(errors.New("stopped by a test")) }
+
 // ReclaimSynced punches what durable operations freed.
 func (v *Volume) ReclaimSynced() { v.reclaimSynced() }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"cmkfs/crypto"
 	"cmkfs/meta"
@@ -143,6 +146,7 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 		return err
 	}
 	for i, o := range script {
+		r.v.OnlyAskedFor()
 		if i == checkpointAt {
 			if err := r.v.Checkpoint(); err != nil {
 				if err := r.restart(); err != nil {
@@ -152,6 +156,9 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 			if err := compare(r.v, m.dump()); err != nil {
 				return fmt.Errorf("after a checkpoint: %w", err)
 			}
+		}
+		if i%4 == 3 {
+			r.v.EndJournalFile()
 		}
 		next, err := r.step(m, o, i)
 		if err != nil {
@@ -322,4 +329,37 @@ func createCrashes(t *testing.T, bug *mutant) error {
 		}
 	}
 	return nil
+}
+
+// TestVolume_Write_StoppedMeanwhile: when the volume stops while the data of a write
+// is written to a segment, the write is not answered as if it were done.
+func TestVolume_Write_StoppedMeanwhile(t *testing.T) {
+	rec := must[*store.Recorder](t)(store.NewRecorder(shm(t)))
+	defer rec.Close()
+	cfg := format(t, rec)
+	var v *meta.Volume
+	armed := false
+	cfg.Store = store.NewFaulty(rec, func(op store.Op) *store.Fault {
+		if armed && op.Call == "WriteAt" && strings.HasPrefix(op.Name, "segments/") {
+			v.StopFailed()
+		}
+		return nil
+	})
+	v = openVolume(t, cfg)
+	ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "a", unix.S_IFREG|0o600, 0)).Ino
+	armed = true
+	if n, err := v.Write(meta.Caller{}, ino, make([]byte, 64<<10), 0); n != 0 || !errors.Is(err, meta.ErrFailed) {
+		t.Errorf("answered %d, %v", n, err)
+	}
+	armed = false
+	if err := v.Abandon(); err != nil && !errors.Is(err, meta.ErrFailed) {
+		t.Fatal(err)
+	}
+	v = openVolume(t, cfg)
+	if a := must[meta.Attr](t)(v.GetAttr(ino)); a.Size != 0 {
+		t.Errorf("the file has %d bytes", a.Size)
+	}
+	if err := v.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }

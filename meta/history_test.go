@@ -109,6 +109,7 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 		if seed%2 == 1 {
 			v.CommitInParts()
 		}
+		v.OnlyAskedFor()
 		return v
 	}
 	v := open()
@@ -140,6 +141,8 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 				t.Fatalf("seed %d: checkpoint: %v", seed, err)
 			}
 			mark(true)
+		case 4, 5, 6, 7:
+			v.EndJournalFile()
 		}
 		if err := reclaim(v, m); err != nil {
 			t.Fatalf("seed %d, after %d operations: %v", seed, i, err)

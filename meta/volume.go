@@ -174,8 +174,10 @@ func (v *Volume) updateQueued(c Caller, fn func(t *tx) error) (result, seq uint6
 	if err := fn(t); err != nil {
 		return 0, 0, false, err
 	}
-	seq, err = t.commit()
-	return t.result, seq, false, err
+	if seq, err = t.commit(); err != nil {
+		return 0, 0, false, err // it is not in the journal: no caller may take a part for done
+	}
+	return t.result, seq, false, nil
 }
 
 // written returns once an operation would survive the death of this process.
