@@ -8,6 +8,9 @@ import (
 	"cmkfs/crypto"
 )
 
+// Wake has the background flush and write a checkpoint soon.
+func (v *Volume) Wake() { v.wake() }
+
 // InitialSlots is how many journal files a volume has.
 const InitialSlots = initialSlots
 
