@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -361,5 +363,42 @@ func TestVolume_Write_StoppedMeanwhile(t *testing.T) {
 	}
 	if err := v.Close(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestVolume_Sync_OtherFlushFails: who waits for another one's flush, which fails,
+// is not told that everything is durable because the next flush finds nothing to do.
+func TestVolume_Sync_OtherFlushFails(t *testing.T) {
+	rec := must[*store.Recorder](t)(store.NewRecorder(shm(t)))
+	defer rec.Close()
+	cfg := format(t, rec)
+	var armed atomic.Bool
+	flushing, goOn := make(chan struct{}), make(chan struct{})
+	cfg.Store = store.NewFaulty(rec, func(op store.Op) *store.Fault {
+		if op.Call == "Sync" && strings.HasPrefix(op.Name, "segments/") && armed.CompareAndSwap(true, false) {
+			close(flushing)
+			<-goOn
+			return &store.Fault{Err: syscall.EIO, Lost: true}
+		}
+		return nil
+	})
+	v := openVolume(t, cfg)
+	ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "a", unix.S_IFREG|0o600, 0)).Ino
+	must[int](t)(v.Write(meta.Caller{}, ino, make([]byte, 64<<10), 0))
+	armed.Store(true)
+	answers := make(chan error, 2)
+	sync := func() { answers <- v.Sync(t.Context()) }
+	go sync()
+	<-flushing
+	go sync()
+	time.Sleep(100 * time.Millisecond) // for the second one to wait; it has to fail as well if it does not yet
+	close(goOn)
+	for range 2 {
+		if err := <-answers; !errors.Is(err, meta.ErrFailed) {
+			t.Errorf("a flush answers %v", err)
+		}
+	}
+	if err := v.Abandon(); !errors.Is(err, meta.ErrFailed) {
+		t.Error(err)
 	}
 }

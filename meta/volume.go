@@ -234,6 +234,11 @@ func (v *Volume) syncTo(target uint64) error {
 	if v.journal.durable.Load() >= target {
 		return nil
 	}
+	// The flush that was waited for may have failed. The kernel takes what it should
+	// have written for clean, so another one would succeed without it.
+	if err := v.stopped(); err != nil {
+		return err
+	}
 	upTo := v.journal.written.Load()
 	err := v.segments.sync()
 	// Not only if this flush wrote something: an earlier one may have had the
