@@ -9,7 +9,8 @@ import (
 	"cmkfs/internal/stress"
 )
 
-// broken is a file system with a bug that shows at every so many calls.
+// broken is a file system with a bug that shows at every third call. A write that is
+// lost is noticed only if it was the last one to its block.
 type broken struct {
 	*stress.Host
 	calls  atomic.Int64
@@ -17,7 +18,7 @@ type broken struct {
 	unlink bool // takes away no name
 }
 
-func (b *broken) due() bool { return b.calls.Add(1)%20 == 0 }
+func (b *broken) due() bool { return b.calls.Add(1)%3 == 0 }
 
 func (b *broken) Unlink(dir stress.Dir, name string) error {
 	if b.unlink && b.due() {
