@@ -38,8 +38,12 @@ type faultRun struct {
 }
 
 // open starts a worker. A fault in it is one that a next worker does not meet.
-func (r *faultRun) open() error {
-	var err error
+func (r *faultRun) open() (err error) {
+	defer func() {
+		if err == nil {
+			r.v.OnlyAskedFor()
+		}
+	}()
 	if r.v, err = meta.Open(context.Background(), r.cfg); err == nil {
 		if r.parts {
 			r.v.CommitInParts()
@@ -148,7 +152,6 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 		return err
 	}
 	for i, o := range script {
-		r.v.OnlyAskedFor()
 		if i == checkpointAt {
 			if err := r.v.Checkpoint(); err != nil {
 				if err := r.restart(); err != nil {
