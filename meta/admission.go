@@ -9,12 +9,12 @@ const (
 	// it when busySlots are; the rest is for the checkpoint's own operations.
 	dueSlots  = 2
 	busySlots = 6
-	// heavyPages is how much small data a file may have in memory, in pages, before
-	// who writes to it waits earlier than others: what it leaves, a file in use and
-	// changesMost-heavyMost bytes, keeps operations of other programs from waiting
+	// heavyWrites is how many small writes a file may get between two checkpoints
+	// before who writes to it waits earlier than others: what it leaves, a file in use
+	// and changesMost-heavyMost bytes, keeps operations of other programs from waiting
 	// with it.
-	heavyPages = 256
-	heavySlots = busySlots - 1
+	heavyWrites = 256
+	heavySlots  = busySlots - 1
 	// hostReserve is the space the host file system must have left, in bytes,
 	// before an operation that needs more space is admitted: what a checkpoint
 	// of everything in the journal, deletions above all, may take.
@@ -42,20 +42,10 @@ func (v *Volume) admitData(ino uint64, grow int) error {
 	switch {
 	case err != nil || !v.crowded(heavySlots, heavyMost): // nobody waits yet
 		return err
-	case v.isHeavy(ino):
+	case v.dataLock(ino).writes.Load() > heavyWrites:
 		return v.awaitRoom(heavySlots, heavyMost, grow)
 	}
 	return v.awaitRoom(busySlots, changesMost, grow)
-}
-
-// isHeavy reports whether a file has much small data in memory.
-func (v *Volume) isHeavy(ino uint64) (heavy bool) {
-	_ = v.view(func() error {
-		n, err := v.inodeOf(ino)
-		heavy = err == nil && n.inline > heavyPages
-		return nil
-	})
-	return heavy // the operation itself will say what is wrong with the file
 }
 
 // mayGrow refuses what a stopped volume, or the host's space, does not allow.

@@ -144,6 +144,9 @@ func (v *Volume) freeze() *summary {
 		nextSeg: v.segments.nextID(), setHash: v.committed.setHash, session: v.session, replies: maps.Clone(v.replies),
 	}
 	v.frozen, v.active, v.due = v.active, newOverlay(), false
+	for i := range v.dataLocks {
+		v.dataLocks[i].writes.Store(0)
+	}
 	return s
 }
 

@@ -84,6 +84,9 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int, decide fun
 				if g.rnd.IntN(15) == 0 {
 					v.EndJournalFile()
 				}
+				if g.rnd.IntN(4) == 0 {
+					v.FlushedLongAgo()
+				}
 				if g.rnd.IntN(30) == 0 {
 					if decide != nil {
 						v.Wake() // after a checkpoint that failed nobody else may make one

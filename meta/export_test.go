@@ -48,6 +48,9 @@ func (v *Volume) EndJournalFile() {
 	j.mu.pos, j.mu.tail = j.size, nil
 }
 
+// FlushedLongAgo has small writes go to segments, until the next flush.
+func (v *Volume) FlushedLongAgo() { v.unflushed.Store(directFrom) }
+
 // OnlyAskedFor has the background make no checkpoint because of journal files.
 func (v *Volume) OnlyAskedFor() {
 	v.journal.mu.Lock()

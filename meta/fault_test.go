@@ -165,6 +165,9 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 		if i%4 == 3 {
 			r.v.EndJournalFile()
 		}
+		if i%4 == 1 {
+			r.v.FlushedLongAgo()
+		}
 		next, err := r.step(m, o, i)
 		if err != nil {
 			return fmt.Errorf("operation %d: %w", i, err)

@@ -143,6 +143,8 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 			mark(true)
 		case 4, 5, 6, 7:
 			v.EndJournalFile()
+		case 8, 9, 10, 11, 12, 13, 14, 15, 16, 17:
+			v.FlushedLongAgo()
 		}
 		if err := reclaim(v, m); err != nil {
 			t.Fatalf("seed %d, after %d operations: %v", seed, i, err)

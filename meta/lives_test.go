@@ -67,6 +67,9 @@ func (l *lives) work(ops int) error {
 		if l.rnd.IntN(8) == 0 {
 			v.EndJournalFile()
 		}
+		if l.rnd.IntN(4) == 0 {
+			v.FlushedLongAgo()
+		}
 		if l.rnd.IntN(15) == 0 {
 			if err := v.Checkpoint(); err != nil {
 				return err

@@ -132,15 +132,29 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 	if holes > 0 {
 		clear(dst)
 	}
+	awaited := false // the host has been told of all that is read
 	for i := 0; i < len(p.ptrs); {
-		// Blocks that lie side by side in a segment are read with one call, but no
-		// more than the processor's cache holds until they are decrypted.
-		j := i + 1
-		for j < len(p.ptrs) && j-i < runBlocks && p.ptrs[j].seg == p.ptrs[i].seg &&
-			p.ptrs[j].phys == p.ptrs[j-1].phys+uint32(p.ptrs[j-1].blk) {
-			j++
+		j := runEnd(p.ptrs, i)
+		seg, err := v.segments.get(p.ptrs[i].seg)
+		if err != nil {
+			return err
 		}
-		if err := v.readRun(p.ptrs[i:j], dst, off); err != nil {
+		err = seg.readRun(p.ptrs[i:j], dst, off, func(buf []byte, phys uint32) error {
+			switch {
+			case awaited:
+				return readFull(seg.file, buf, int64(phys)*pageSize)
+			case j == len(p.ptrs):
+				return seg.read(buf, phys)
+			case seg.file.ReadCached(buf, int64(phys)*pageSize):
+				return nil
+			}
+			awaited = true
+			if err := v.prefetch(p.ptrs[i:]); err != nil {
+				return err
+			}
+			return readFull(seg.file, buf, int64(phys)*pageSize)
+		})
+		if err != nil {
 			return err
 		}
 		i = j
@@ -151,24 +165,17 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 	return nil
 }
 
-// runBlocks bounds what readRun is given: 256 KiB, as blocks are written.
-const runBlocks = 32
-
-// readRun reads and decrypts blocks that are contiguous in one segment.
-func (v *Volume) readRun(run []located, dst []byte, off uint64) error {
-	seg, err := v.segments.get(run[0].seg)
-	if err != nil {
-		return err
-	}
-	first, last := &run[0], &run[len(run)-1]
-	size := int(last.phys+uint32(last.blk)-first.phys) * pageSize
+// readRun decrypts blocks that are contiguous in one segment, which read reads.
+func (seg *segment) readRun(run []located, dst []byte, off uint64, read func(buf []byte, phys uint32) error) error {
+	first := &run[0]
+	size := runPages(run) * pageSize
 	pooled := buffers.Get().(*[]byte)
 	defer buffers.Put(pooled)
 	if cap(*pooled) < size+tagSize {
 		*pooled = make([]byte, 0, size+tagSize)
 	}
 	buf := (*pooled)[:size+tagSize]
-	if err := readFull(seg.file, buf[:size], int64(first.phys)*pageSize); err != nil {
+	if err := read(buf[:size], first.phys); err != nil {
 		return err
 	}
 	for i := range run {

@@ -73,17 +73,24 @@ func TestVolume_CheckpointStalls(t *testing.T) {
 // checkpoints can take it away waits for one while others still go on.
 func TestVolume_HeavyWriterWaitsFirst(t *testing.T) {
 	const pages = 9500 // 37 MiB, less than what makes everybody wait
-	for name, journal := range map[string]int64{"memory": 0, "journal": 1 << 20} {
-		t.Run(name, func(t *testing.T) {
-			v, cfg := volumeWithJournal(t, journal)
+	for _, c := range []struct {
+		name    string
+		journal int64 // bytes of one of its files, 0 = as usual
+		size    int   // of a write: whole pages go to a segment
+	}{
+		{"memory", 0, 4095},
+		{"journal", 1 << 20, 4095},
+		{"journal and segments", 1 << 20, 4096},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v, cfg := volumeWithJournal(t, c.journal)
 			ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "heavy", unix.S_IFREG|0o600, 0)).Ino
 			release := v.HoldCheckpoints()
 			var written atomic.Int64
 			done := make(chan error, 1)
 			go func() {
-				data := make([]byte, 4096)
+				data := make([]byte, c.size)
 				for i := range int64(pages) {
-					// Every second page, so that none is written to a segment at once.
 					if _, err := v.Write(meta.Caller{}, ino, data, i*2*4096); err != nil {
 						done <- err
 						return

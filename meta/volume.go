@@ -44,10 +44,8 @@ type Volume struct {
 	journal  *journal
 	segments *segments
 
-	// dataLocks serialize what changes the data mapping of one file, the
-	// migration of its small data included, so that a read-modify-write sees no
-	// change in between. Many inodes share one.
-	dataLocks [1024]sync.Mutex
+	dataLocks [1024]dataLock // by inode
+	unflushed atomic.Int64   // bytes of small writes of whole pages since a flush was asked for
 
 	// mu is the state lock: it guards the fields below it up to the blank line.
 	mu        sync.RWMutex
@@ -190,7 +188,7 @@ func (v *Volume) written(seq uint64) error {
 }
 
 // dataLock returns the data lock of an inode.
-func (v *Volume) dataLock(ino uint64) *sync.Mutex { return &v.dataLocks[ino%uint64(len(v.dataLocks))] }
+func (v *Volume) dataLock(ino uint64) *dataLock { return &v.dataLocks[ino%uint64(len(v.dataLocks))] }
 
 // view runs fn under the state lock, shared.
 func (v *Volume) view(fn func() error) error {
@@ -206,6 +204,11 @@ func (v *Volume) view(fn func() error) error {
 // share flushes. After an error the volume is stopped (see Failed): what the
 // host's page cache holds after a failed flush is not what its disk holds.
 func (v *Volume) Sync(ctx context.Context) error {
+	v.unflushed.Store(0)
+	return v.flush()
+}
+
+func (v *Volume) flush() error {
 	if err := v.stopped(); err != nil {
 		return err
 	}
@@ -289,7 +292,7 @@ func (v *Volume) background(ctx context.Context) {
 		case <-tick.C:
 			due = time.Since(last) >= checkpointInterval || v.hostFull()
 		}
-		if v.Sync(ctx) != nil {
+		if v.flush() != nil {
 			return // fail has said why
 		}
 		v.prove()

@@ -7,11 +7,6 @@ import (
 const (
 	// maxFileSize is the largest file, in bytes.
 	maxFileSize = 1 << 62
-	// segmentThreshold is from how many bytes of whole pages on a write goes
-	// straight to a segment. Smaller ones travel inside their journal record, so
-	// that write and fsync are one flush of one file; a checkpoint moves them to
-	// segments in larger pieces.
-	segmentThreshold = 32 << 10
 	// maxWrite is how much one operation writes at most, in bytes.
 	maxWrite = 1 << 20
 	// smallFile is up to which size a file's data stays in the index for good.
@@ -60,7 +55,7 @@ func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, 
 	lock.Lock()
 	defer lock.Unlock()
 	w := &pageWrite{v: v, ino: ino, off: off, data: data}
-	if err := w.prepare(); err != nil {
+	if err := w.prepare(v.direct(lock, off, off+uint64(len(data)))); err != nil {
 		return 0, err
 	}
 	result, replayed, err := v.update(c, func(t *tx) error {
@@ -121,11 +116,12 @@ type pageWrite struct {
 	bases  map[uint64][]byte // stored content of pages that are written in part
 }
 
-// prepare does the I/O and the cryptography, without the state lock.
-func (w *pageWrite) prepare() error {
+// prepare does the I/O and the cryptography, without the state lock. With direct,
+// whole pages go to a segment.
+func (w *pageWrite) prepare(direct bool) error {
 	end := w.off + uint64(len(w.data))
 	first, stop := (w.off+pageSize-1)/pageSize, end/pageSize
-	if stop > first && (stop-first)*pageSize >= segmentThreshold {
+	if direct {
 		w.whole = wholePages{first, w.data[first*pageSize-w.off : stop*pageSize-w.off]}
 		places, err := w.v.segments.writeBlocks(w.whole.data, func(page int) int {
 			return regionPages - int((first+uint64(page))%regionPages)

@@ -231,6 +231,10 @@ func (h *faultyFile) Sync() error {
 	return fault.err("Sync", h.name)
 }
 
+func (h *faultyFile) ReadCached([]byte, int64) bool { return false }
+
+func (h *faultyFile) Prefetch(int64, int64) {}
+
 func (h *faultyFile) PunchHole(off, length int64) error {
 	return h.f.do("PunchHole", h.name, func() error { return h.g.PunchHole(off, length) })
 }

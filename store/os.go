@@ -264,42 +264,12 @@ func newFile(name string, f *os.File) (File, error) {
 	return &osFile{name: name, f: f, raw: raw}, nil
 }
 
-// prefetchFrom is the size from which a read is announced first: several
-// readers of one file at a time, as a sequential reader's read-ahead makes
-// them, defeat the host's own read-ahead, which would then fetch each in many
-// small pieces.
-const prefetchFrom = 128 << 10
-
-// neighbours is how many bytes, aligned, are fetched when a smaller read has to
-// wait for the disk: it takes hardly longer, and who reads at random in a file
-// comes by sooner or later. Disks that are rented allow some 40 KiB for each
-// operation they allow, so who never comes by loses nothing there either.
-const neighbours = 32 << 10
-
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
-	switch {
-	case len(p) >= prefetchFrom:
-		o.prefetch(off, int64(len(p)))
-	case len(p) < neighbours:
-		if o.readCached(p, off) {
-			return len(p), nil
-		}
-		from := off &^ (neighbours - 1)
-		o.prefetch(from, max(neighbours, off+int64(len(p))-from))
-	}
 	n, err := o.f.ReadAt(p, off)
 	return n, wrap("read", o.name, err)
 }
 
-// prefetch has the host begin to read. It is only advice: where it fails, the
-// read is as it would have been.
-func (o *osFile) prefetch(off, n int64) {
-	_ = o.control("prefetch", func(fd int) error { return unix.Fadvise(fd, off, n, unix.FADV_WILLNEED) })
-}
-
-// readCached reads what the host has in its cache. False if that is not all of it,
-// or the host cannot say.
-func (o *osFile) readCached(p []byte, off int64) bool {
+func (o *osFile) ReadCached(p []byte, off int64) bool {
 	if len(p) == 0 {
 		return false
 	}
@@ -314,6 +284,10 @@ func (o *osFile) readCached(p []byte, off int64) bool {
 		read.n = int(n)
 	})
 	return err == nil && read.n == len(p)
+}
+
+func (o *osFile) Prefetch(off, n int64) {
+	_ = o.control("prefetch", func(fd int) error { return unix.Fadvise(fd, off, n, unix.FADV_WILLNEED) })
 }
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {

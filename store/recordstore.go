@@ -276,6 +276,10 @@ func (f *recordFile) loseUnsynced() {
 	f.r.recordLocked(&change{Event: Event{Kind: EventLost, Name: f.name}, file: f.file})
 }
 
+func (f *recordFile) ReadCached([]byte, int64) bool { return false }
+
+func (f *recordFile) Prefetch(int64, int64) {}
+
 func (f *recordFile) PunchHole(off, length int64) error {
 	m, err := f.lock("punch hole")
 	if err != nil {

@@ -61,6 +61,12 @@ type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	// ReadCached fills p from byte off on with what the host has in its memory, and
+	// does not wait for the disk. False if that is not all of it, or the host cannot
+	// say; p is undefined then.
+	ReadCached(p []byte, off int64) bool
+	// Prefetch advises the host to begin to read [off, off+n) and does not wait.
+	Prefetch(off, n int64)
 	// Sync makes data and size durable (fdatasync).
 	Sync() error
 	// PunchHole frees the whole host blocks inside [off, off+length); the range

@@ -1,0 +1,213 @@
+package meta_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cmkfs/crypto"
+	"cmkfs/meta"
+	"cmkfs/store"
+)
+
+// fileCalls is a store that notes what is done to its segments.
+type fileCalls struct {
+	store.Store
+	cached bool // the host has everything in its memory
+	calls  []fileCall
+}
+
+type fileCall struct {
+	kind   string
+	name   string
+	off, n int64
+}
+
+type notedFile struct {
+	store.File
+	to   *fileCalls
+	name string
+}
+
+func (c *fileCalls) note(f store.File, err error, name string) (store.File, error) {
+	if err == nil && strings.HasPrefix(name, "segments/") {
+		f = notedFile{f, c, name}
+	}
+	return f, err
+}
+
+func (c *fileCalls) Create(name string, size int64) (store.File, error) {
+	f, err := c.Store.Create(name, size)
+	return c.note(f, err, name)
+}
+
+func (c *fileCalls) Open(name string) (store.File, error) {
+	f, err := c.Store.Open(name)
+	return c.note(f, err, name)
+}
+
+func (f notedFile) add(kind string, off, n int64) {
+	f.to.calls = append(f.to.calls, fileCall{kind, f.name, off, n})
+}
+
+func (f notedFile) WriteAt(p []byte, off int64) (int, error) {
+	f.add("write", off, int64(len(p)))
+	return f.File.WriteAt(p, off)
+}
+
+func (f notedFile) ReadAt(p []byte, off int64) (int, error) {
+	f.add("read", off, int64(len(p)))
+	return f.File.ReadAt(p, off)
+}
+
+func (f notedFile) ReadCached(p []byte, off int64) bool {
+	if !f.to.cached {
+		return false
+	}
+	n, err := f.File.ReadAt(p, off)
+	return err == nil && n == len(p)
+}
+
+func (f notedFile) Prefetch(off, n int64) { f.add("prefetch", off, n) }
+
+// notedVolume is a volume whose background has nothing to do for a second, with a
+// file of 4 MiB.
+func notedVolume(t *testing.T) (*meta.Volume, *fileCalls, uint64) {
+	t.Helper()
+	calls := &fileCalls{Store: must[*store.Dir](t)(store.OpenDir(t.TempDir()))}
+	cfg := meta.Config{Store: calls, Key: crypto.NewKey()}
+	if err := meta.Create(t.Context(), cfg, meta.Params{Commitment: crypto.Commit(cfg.Key, cfg.VolumeID[:])}); err != nil {
+		t.Fatal(err)
+	}
+	v := openVolume(t, cfg)
+	v.OnlyAskedFor()
+	release := v.HoldCheckpoints()
+	t.Cleanup(func() {
+		release()
+		if err := v.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		checkClean(t, cfg)
+	})
+	a := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "f", unix.S_IFREG|0o600, 0))
+	for i := range int64(4) {
+		must[int](t)(v.Write(meta.Caller{}, a.Ino, make([]byte, 1<<20), i<<20))
+	}
+	return v, calls, a.Ino
+}
+
+// TestVolume_SmallWrites_JournalOrSegment: where the data of small writes goes.
+func TestVolume_SmallWrites_JournalOrSegment(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	// wrote is how many bytes of a write went to a segment.
+	wrote := func(off int64, n int) (direct int64) {
+		t.Helper()
+		calls.calls = nil
+		must[int](t)(v.Write(meta.Caller{}, ino, bytes.Repeat([]byte{byte(off >> 12)}, n), off))
+		for _, c := range calls.calls {
+			if c.kind == "write" {
+				direct += c.n
+			}
+		}
+		return direct
+	}
+	flush := func() {
+		t.Helper()
+		if err := v.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush()
+	// 128 writes of 8 KiB are 1 MiB: these go to the journal, all others not.
+	for i := range int64(256) {
+		want := int64(0)
+		if i >= 128 {
+			want = 8 << 10
+		}
+		if got := wrote(i*83%256*8<<10, 8<<10); got != want {
+			t.Fatalf("write %d: %d bytes went to a segment, want %d", i, got, want)
+		}
+	}
+	wrote(0, 1)
+	for _, c := range []struct {
+		what string
+		off  int64
+		n    int
+		want int64
+	}{
+		{"a page somewhere", 40 << 10, 4 << 10, 4 << 10},
+		{"the page behind it", 44 << 10, 4 << 10, 0},
+		{"three pages somewhere", 80 << 10, 12 << 10, 12 << 10},
+		{"three pages behind them", 92 << 10, 12 << 10, 0},
+		{"two blocks", 128 << 10, 16 << 10, 16 << 10},
+		{"two blocks behind them", 144 << 10, 16 << 10, 16 << 10},
+		{"less than a page", 0, 4095, 0},
+		{"pages and a rest", 8 << 10, 9 << 10, 0},
+		{"beside pages", 16<<10 + 1, 8 << 10, 0},
+		{"much", 24 << 10, 32 << 10, 32 << 10},
+		{"much and a rest", 64<<10 + 5, 40 << 10, 36 << 10},
+	} {
+		if got := wrote(c.off, c.n); got != c.want {
+			t.Errorf("%s: %d bytes went to a segment, want %d", c.what, got, c.want)
+		}
+	}
+	flush()
+	if got := wrote(1<<20, 8<<10); got != 0 {
+		t.Errorf("after a flush %d bytes went to a segment", got)
+	}
+	if got := wrote(2<<20, 32<<10); got != 32<<10 {
+		t.Errorf("after a flush %d bytes of a large write went to a segment", got)
+	}
+}
+
+// TestVolume_Read_HostIsToldFirst: before a read waits for the disk, the host has
+// been told of all that it will read; if the host has everything, it is told nothing.
+func TestVolume_Read_HostIsToldFirst(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	v.FlushedLongAgo()
+	want := make([]byte, 4<<20)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 3000 {
+		off := rnd.IntN(512) * 8 << 10
+		copy(want[off:], bytes.Repeat([]byte(fmt.Sprintf("%08x", rnd.Uint32())), 1<<10))
+		must[int](t)(v.Write(meta.Caller{}, ino, want[off:off+8<<10], int64(off)))
+	}
+	got := make([]byte, 1<<20)
+	for _, off := range []int64{0, 1 << 20, 5 << 18, 3 << 20, 4<<20 - 8<<10} {
+		for _, calls.cached = range []bool{false, true} {
+			calls.calls = nil
+			n := must[int](t)(v.Read(ino, got, off))
+			if !bytes.Equal(got[:n], want[off:off+int64(n)]) {
+				t.Fatalf("at %d: read something else", off)
+			}
+			told := map[string]bool{} // by 4 KiB
+			reads := 0
+			for i, c := range calls.calls {
+				switch {
+				case calls.cached:
+					t.Fatalf("at %d, all cached: %v", off, c)
+				case c.kind == "prefetch" && reads > 0:
+					t.Fatalf("at %d, call %d: told of %v after the first read", off, i, c)
+				}
+				for at := c.off; at < c.off+c.n; at += 4096 {
+					place := fmt.Sprint(c.name, at)
+					if c.kind == "prefetch" {
+						told[place] = true
+					} else if !told[place] {
+						t.Fatalf("at %d, call %d: %v of what was not told", off, i, c)
+					}
+				}
+				if c.kind == "read" {
+					reads++
+				}
+			}
+			if !calls.cached && reads < n>>20*100 {
+				t.Errorf("at %d: %d reads, so the file is not in pieces", off, reads)
+			}
+		}
+	}
+}

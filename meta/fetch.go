@@ -1,0 +1,80 @@
+package meta
+
+// What the host has not cached has to be waited for, and a disk does many things
+// at a time, or one large one, about as fast as one small one. So the host is told
+// of what will be read before it is read.
+
+const (
+	// runBlocks bounds what is read and decrypted at once, 256 KiB as blocks are
+	// written: what the processor's cache holds.
+	runBlocks = 32
+	// prefetchFrom is the size from which a read is announced first, in bytes:
+	// several readers of one file at a time, as a sequential reader's read-ahead makes
+	// them, defeat the host's own read-ahead, which would then fetch each in many
+	// small pieces.
+	prefetchFrom = 128 << 10
+	// neighbours is how many bytes, aligned, are fetched when a smaller read has to
+	// wait for the disk: it takes hardly longer, and who reads at random in a file
+	// comes by sooner or later. Disks that are rented allow some 40 KiB for each
+	// operation they allow, so who never comes by loses nothing there either.
+	neighbours = 32 << 10
+)
+
+// runEnd returns the end of the blocks from ptrs[i] on that lie side by side in a
+// segment, to be read with one call.
+func runEnd(ptrs []located, i int) int {
+	j := i + 1
+	for j < len(ptrs) && j-i < runBlocks && ptrs[j].seg == ptrs[i].seg && ptrs[j].phys == ptrs[j-1].phys+uint32(ptrs[j-1].blk) {
+		j++
+	}
+	return j
+}
+
+func runPages(run []located) int {
+	last := &run[len(run)-1]
+	return int(last.phys + uint32(last.blk) - run[0].phys)
+}
+
+// prefetch tells the host of all blocks that will be read, and of their neighbours:
+// what was written at random lies in pieces, and who reads it one after the other
+// comes by all of them.
+func (v *Volume) prefetch(ptrs []located) error {
+	type window struct {
+		seg uint64
+		off int64
+	}
+	told := make(map[window]bool)
+	for i := 0; i < len(ptrs); {
+		j := runEnd(ptrs, i)
+		seg, err := v.segments.get(ptrs[i].seg)
+		if err != nil {
+			return err
+		}
+		off := int64(ptrs[i].phys) * pageSize
+		end := off + int64(runPages(ptrs[i:j]))*pageSize
+		for off &^= neighbours - 1; off < end; off += neighbours {
+			if w := (window{seg.id, off}); !told[w] {
+				told[w] = true
+				seg.file.Prefetch(off, neighbours)
+			}
+		}
+		i = j
+	}
+	return nil
+}
+
+// read reads what the segment holds from page phys on.
+func (seg *segment) read(buf []byte, phys uint32) error {
+	off, size := int64(phys)*pageSize, int64(len(buf))
+	switch {
+	case size >= prefetchFrom:
+		seg.file.Prefetch(off, size)
+	case size < neighbours:
+		if seg.file.ReadCached(buf, off) {
+			return nil
+		}
+		from := off &^ (neighbours - 1)
+		seg.file.Prefetch(from, max(neighbours, off+size-from))
+	}
+	return readFull(seg.file, buf, off)
+}
