@@ -31,7 +31,7 @@ type dataLock struct {
 // direct reports whether the whole pages of a write go to a segment at once. The
 // caller holds the data lock of the file.
 func (v *Volume) direct(lock *dataLock, off, end uint64) bool {
-	goesOn := off == lock.end
+	goesOn := off == 0 || off == lock.end
 	lock.end = end
 	first, stop := (off+pageSize-1)/pageSize, end/pageSize
 	if stop > first && (stop-first)*pageSize >= segmentThreshold {

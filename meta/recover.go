@@ -171,6 +171,14 @@ func (v *Volume) begin() error {
 
 // loadCounts reads the segments' live pages.
 func (v *Volume) loadCounts() error {
+	err := v.index.scan(tableShared, func(i *indexIter) error {
+		first, _ := i.c.First()
+		v.sharing = first != nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	return v.index.forEach(tableSegment, func(k key, sealed []byte) error {
 		val, err := v.index.unseal(k, sealed)
 		if err != nil && v.lost != nil {

@@ -136,14 +136,24 @@ func (v *Volume) freedBySomeone(id uint64) bool {
 	return false
 }
 
-// unref drops one reference to a block; the last one frees it.
-func (t *tx) unref(b block) error {
-	k := key{tableShared, b.seg, uint64(b.phys)}
+// references returns how many references a block has beyond the first, and where
+// their number is stored.
+func (t *tx) references(b block) (k key, extra uint64, err error) {
+	k = key{tableShared, b.seg, uint64(b.phys)}
+	if !t.v.sharing && !t.sharing {
+		return k, 0, nil
+	}
 	val, err := t.get(k)
 	if err != nil {
-		return err
+		return k, 0, err
 	}
-	extra, err := decodeCount(k, val)
+	extra, err = decodeCount(k, val)
+	return k, extra, err
+}
+
+// unref drops one reference to a block; the last one frees it.
+func (t *tx) unref(b block) error {
+	k, extra, err := t.references(b)
 	if err != nil {
 		return err
 	}
@@ -160,15 +170,11 @@ func (t *tx) unref(b block) error {
 
 // ref adds a reference to a block.
 func (t *tx) ref(b block) error {
-	k := key{tableShared, b.seg, uint64(b.phys)}
-	val, err := t.get(k)
+	k, extra, err := t.references(b)
 	if err != nil {
 		return err
 	}
-	extra, err := decodeCount(k, val)
-	if err != nil {
-		return err
-	}
+	t.sharing = true
 	t.put(k, encodeCount(extra+1))
 	return nil
 }

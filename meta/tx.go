@@ -21,10 +21,12 @@ type tx struct {
 	pages   int64 // change of the mapped pages of the volume
 	files   int64 // change of the inode count
 	nextIno uint64
-	orphans []uint64 // inodes that became orphans
-	named   []uint64 // orphans that got a name
-	reaped  []uint64 // orphans that are gone
-	inlined uint64   // inode that got small data, for the migration; 0 = none
+	orphans []uint64  // inodes that became orphans
+	named   []uint64  // orphans that got a name
+	reaped  []uint64  // orphans that are gone
+	inlined uint64    // inode that got small data, for the migration; 0 = none
+	regions []*region // as they become
+	sharing bool      // a block got a further reference
 }
 
 // mutation is one change of the state as the journal records it.
@@ -144,6 +146,7 @@ func (t *tx) putRegion(ino, idx uint64, ptrs []pointer) {
 		return
 	}
 	t.put(key{tableRegion, ino, idx}, marshalRegion(ptrs))
+	t.regions = append(t.regions, &region{ino, idx, ptrs})
 }
 
 // replay returns the result of a request that was applied before its answer
@@ -177,6 +180,11 @@ func (t *tx) commit() (seq uint64, err error) {
 		// Our own mutations cannot fail to apply; if they do, memory and journal differ.
 		v.fail(fmt.Errorf("apply an operation: %w", err))
 		return 0, ErrFailed
+	}
+	for _, r := range t.regions {
+		if t.local[key{tableRegion, r.ino, r.index}] != nil { // not deleted after all
+			v.decoded.region(r.ino, r.index).Store(r)
+		}
 	}
 	for _, ino := range t.orphans {
 		v.orphans[ino] = struct{}{}
@@ -235,6 +243,7 @@ func (v *Volume) apply(op *operation, local map[key][]byte) error {
 func (v *Volume) put(k key, val []byte) {
 	v.active.put(k, val)
 	v.decoded.drop(k)
+	v.sharing = v.sharing || k.t == tableShared
 }
 
 // get returns the effective value of a key. The caller holds v.mu in either

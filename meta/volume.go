@@ -61,6 +61,7 @@ type Volume struct {
 	orphans   map[uint64]struct{}
 	inline    map[uint64]struct{} // inodes with small data to migrate, and some without
 	space     *space
+	sharing   bool // blocks may have further references: the table of them was not empty once
 	due       bool // a checkpoint was asked for since the last freeze
 
 	changes atomic.Int64 // bytes of active and frozen
