@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +169,12 @@ func TestVolume_SmallWrites_JournalOrSegment(t *testing.T) {
 // been told of all that it will read; if the host has everything, it is told nothing.
 func TestVolume_Read_HostIsToldFirst(t *testing.T) {
 	v, calls, ino := notedVolume(t)
+	got := make([]byte, 1<<20)
+	calls.calls = nil
+	must[int](t)(v.Read(ino, got, 1<<20))
+	if n := slices.IndexFunc(calls.calls, func(c fileCall) bool { return c.kind == "read" }); n != 1 {
+		t.Errorf("of what lies in one piece, the host was told %d times", n)
+	}
 	v.FlushedLongAgo()
 	want := make([]byte, 4<<20)
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -176,7 +183,6 @@ func TestVolume_Read_HostIsToldFirst(t *testing.T) {
 		copy(want[off:], bytes.Repeat([]byte(fmt.Sprintf("%08x", rnd.Uint32())), 1<<10))
 		must[int](t)(v.Write(meta.Caller{}, ino, want[off:off+8<<10], int64(off)))
 	}
-	got := make([]byte, 1<<20)
 	for _, off := range []int64{0, 1 << 20, 5 << 18, 3 << 20, 4<<20 - 8<<10} {
 		for _, calls.cached = range []bool{false, true} {
 			calls.calls = nil

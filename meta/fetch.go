@@ -40,10 +40,16 @@ func runPages(run []located) int {
 // comes by all of them.
 func (v *Volume) prefetch(ptrs []located) error {
 	type window struct {
-		seg uint64
+		seg *segment
 		off int64
 	}
 	told := make(map[window]bool)
+	var first, end window // what is told next
+	tell := func() {
+		if end.off > first.off {
+			first.seg.file.Prefetch(first.off, end.off-first.off)
+		}
+	}
 	for i := 0; i < len(ptrs); {
 		j := runEnd(ptrs, i)
 		seg, err := v.segments.get(ptrs[i].seg)
@@ -51,15 +57,21 @@ func (v *Volume) prefetch(ptrs []located) error {
 			return err
 		}
 		off := int64(ptrs[i].phys) * pageSize
-		end := off + int64(runPages(ptrs[i:j]))*pageSize
-		for off &^= neighbours - 1; off < end; off += neighbours {
-			if w := (window{seg.id, off}); !told[w] {
-				told[w] = true
-				seg.file.Prefetch(off, neighbours)
+		stop := off + int64(runPages(ptrs[i:j]))*pageSize
+		for w := (window{seg, off &^ (neighbours - 1)}); w.off < stop; w.off += neighbours {
+			if told[w] {
+				continue
 			}
+			told[w] = true
+			if w != end {
+				tell()
+				first = w
+			}
+			end = window{seg, w.off + neighbours}
 		}
 		i = j
 	}
+	tell()
 	return nil
 }
 
