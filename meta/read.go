@@ -140,17 +140,17 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 			return err
 		}
 		err = seg.readRun(p.ptrs[i:j], dst, off, func(buf []byte, phys uint32) error {
-			switch {
-			case awaited:
-				return readFull(seg.file, buf, int64(phys)*pageSize)
-			case j == len(p.ptrs):
-				return seg.read(buf, phys)
-			case seg.file.ReadCached(buf, int64(phys)*pageSize):
-				return nil
-			}
-			awaited = true
-			if err := v.prefetch(p.ptrs[i:]); err != nil {
-				return err
+			if !awaited {
+				if j == len(p.ptrs) { // there is nothing else to tell of
+					return seg.read(buf, phys)
+				}
+				if seg.file.ReadCached(buf, int64(phys)*pageSize) {
+					return nil
+				}
+				awaited = true
+				if err := v.prefetch(p.ptrs[i:]); err != nil {
+					return err
+				}
 			}
 			return readFull(seg.file, buf, int64(phys)*pageSize)
 		})

@@ -169,7 +169,7 @@ func (v *Volume) begin() error {
 	return nil
 }
 
-// loadCounts reads the segments' live pages.
+// loadCounts reads the segments' live pages, and whether blocks are shared.
 func (v *Volume) loadCounts() error {
 	err := v.index.scan(tableShared, func(i *indexIter) error {
 		first, _ := i.c.First()

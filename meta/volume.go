@@ -209,6 +209,7 @@ func (v *Volume) Sync(ctx context.Context) error {
 	return v.flush()
 }
 
+// flush is Sync for the background, which nobody asked.
 func (v *Volume) flush() error {
 	if err := v.stopped(); err != nil {
 		return err
