@@ -34,14 +34,14 @@ type lane struct {
 var errDoubt = errors.New("an operation failed")
 
 // playLanes lets several lanes work at once, and the volume checkpoint as it
-// pleases. decide, if not nil, has calls to the store fail.
+// pleases. decide, if not nil, has calls to the store fail. The caller closes the
+// history's recorder.
 func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int, decide func(store.Op) *store.Fault) (*history, []*lane) {
 	t.Helper()
 	rec, err := store.NewRecorder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { rec.Close() })
 	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
 	var armed atomic.Bool
 	if decide != nil {
@@ -86,6 +86,12 @@ func playLanes(t *testing.T, dir string, seed uint64, lanes, ops int, decide fun
 				}
 				if g.rnd.IntN(4) == 0 {
 					v.FlushedLongAgo()
+				}
+				if g.rnd.IntN(20) == 0 {
+					if err := v.GatherAll(); err != nil && decide == nil {
+						t.Errorf("seed %d: gather: %v", seed, err)
+						return
+					}
 				}
 				if g.rnd.IntN(30) == 0 {
 					if decide != nil {
@@ -235,6 +241,7 @@ func TestVolume_ConcurrentCrashes(t *testing.T) {
 			rec.Close()
 			tried++
 		}
+		h.rec.Close()
 	}
 	t.Logf("%d states", tried)
 }

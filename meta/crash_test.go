@@ -316,6 +316,7 @@ func TestVolume_CrashExplorer(t *testing.T) {
 func explore(t *testing.T, dir string, seed uint64, ops int) int {
 	t.Helper()
 	h := play(t, dir, seed, ops)
+	defer h.rec.Close()
 	end := h.rec.Len()
 	type job struct {
 		upto int

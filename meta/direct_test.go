@@ -19,7 +19,9 @@ import (
 type fileCalls struct {
 	store.Store
 	cached bool // the host has everything in its memory
+	full   bool // it has no room
 	calls  []fileCall
+	onRead func() // called before each read
 }
 
 type fileCall struct {
@@ -62,6 +64,9 @@ func (f notedFile) WriteAt(p []byte, off int64) (int, error) {
 
 func (f notedFile) ReadAt(p []byte, off int64) (int, error) {
 	f.add("read", off, int64(len(p)))
+	if f.to.onRead != nil {
+		f.to.onRead()
+	}
 	return f.File.ReadAt(p, off)
 }
 
@@ -71,6 +76,23 @@ func (f notedFile) ReadCached(p []byte, off int64) bool {
 	}
 	n, err := f.File.ReadAt(p, off)
 	return err == nil && n == len(p)
+}
+
+func (c *fileCalls) Free() (int64, error) {
+	if c.full {
+		return 0, nil
+	}
+	return c.Store.Free()
+}
+
+// written is how many bytes were written to segments.
+func (c *fileCalls) written() (n int64) {
+	for _, call := range c.calls {
+		if call.kind == "write" {
+			n += call.n
+		}
+	}
+	return n
 }
 
 func (f notedFile) Prefetch(off, n int64) { f.add("prefetch", off, n) }
@@ -105,16 +127,11 @@ func notedVolume(t *testing.T) (*meta.Volume, *fileCalls, uint64) {
 func TestVolume_SmallWrites_JournalOrSegment(t *testing.T) {
 	v, calls, ino := notedVolume(t)
 	// wrote is how many bytes of a write went to a segment.
-	wrote := func(off int64, n int) (direct int64) {
+	wrote := func(off int64, n int) int64 {
 		t.Helper()
 		calls.calls = nil
 		must[int](t)(v.Write(meta.Caller{}, ino, bytes.Repeat([]byte{byte(off >> 12)}, n), off))
-		for _, c := range calls.calls {
-			if c.kind == "write" {
-				direct += c.n
-			}
-		}
-		return direct
+		return calls.written()
 	}
 	flush := func() {
 		t.Helper()

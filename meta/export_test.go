@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"math"
@@ -46,6 +47,61 @@ func (v *Volume) EndJournalFile() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.mu.pos, j.mu.tail = j.size, nil
+}
+
+// HoldGatherer has pieces put together by Gather and GatherRound only until
+// release is called.
+func (v *Volume) HoldGatherer() (release func()) {
+	v.torn.gathering.Lock()
+	return v.torn.gathering.Unlock
+}
+
+// Gather puts all pieces together that there may be, as when nobody uses the volume.
+// The caller holds the gatherer.
+func (v *Volume) Gather() {
+	v.torn.used.Store(false)
+	v.torn.idle = idleRounds
+	v.gatherRound(context.Background())
+}
+
+// GatherAll moves whatever the beginning of every file has in segments, as is done
+// with what is in many pieces.
+func (v *Volume) GatherAll() error {
+	var last uint64
+	if err := v.view(func() error { last = v.nextIno; return nil }); err != nil {
+		return err
+	}
+	for ino := uint64(RootIno); ino < last; ino++ {
+		for i := range uint64(2) {
+			if err := v.gather(chunk{ino, i}, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// GatherRound is what the gatherer does in a second. The caller holds the gatherer.
+func (v *Volume) GatherRound() { v.gatherRound(context.Background()) }
+
+// The rounds after which pieces are put together.
+const (
+	IdleRounds  = idleRounds
+	QuietRounds = quietRounds
+)
+
+// Torn is how many chunks of files may lie in pieces.
+func (v *Volume) Torn() int {
+	v.torn.mu.Lock()
+	defer v.torn.mu.Unlock()
+	return len(v.torn.chunks)
+}
+
+// ForgetTorn forgets what may lie in pieces, as closing the volume does.
+func (v *Volume) ForgetTorn() {
+	v.torn.mu.Lock()
+	defer v.torn.mu.Unlock()
+	clear(v.torn.chunks)
 }
 
 // FlushedLongAgo has small writes go to segments, until the next flush.

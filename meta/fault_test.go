@@ -168,6 +168,9 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 		if i%4 == 1 {
 			r.v.FlushedLongAgo()
 		}
+		if i%8 == 6 {
+			_ = r.v.GatherAll() // what fails is as before
+		}
 		next, err := r.step(m, o, i)
 		if err != nil {
 			return fmt.Errorf("operation %d: %w", i, err)

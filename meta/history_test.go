@@ -86,14 +86,13 @@ func tryFormat(st store.Store) (meta.Config, error) {
 }
 
 // play makes a history of n operations, with clean and unclean restarts and
-// checkpoints in between.
+// checkpoints in between. The caller closes its recorder.
 func play(t testing.TB, dir string, seed uint64, n int) *history {
 	t.Helper()
 	rec, err := store.NewRecorder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { rec.Close() })
 	var flying inFlight
 	h := &history{seed: seed, cfg: format(t, rec), rec: rec}
 	h.cfg.InFlight = flying.list
@@ -145,6 +144,10 @@ func play(t testing.TB, dir string, seed uint64, n int) *history {
 			v.EndJournalFile()
 		case 8, 9, 10, 11, 12, 13, 14, 15, 16, 17:
 			v.FlushedLongAgo()
+		case 18, 19, 20, 21, 22, 23, 24, 25:
+			if err := v.GatherAll(); err != nil {
+				t.Fatalf("seed %d: gather: %v", seed, err)
+			}
 		}
 		if err := reclaim(v, m); err != nil {
 			t.Fatalf("seed %d, after %d operations: %v", seed, i, err)

@@ -70,6 +70,11 @@ func (l *lives) work(ops int) error {
 		if l.rnd.IntN(4) == 0 {
 			v.FlushedLongAgo()
 		}
+		if l.rnd.IntN(10) == 0 {
+			if err := v.GatherAll(); err != nil {
+				return err
+			}
+		}
 		if l.rnd.IntN(15) == 0 {
 			if err := v.Checkpoint(); err != nil {
 				return err

@@ -77,6 +77,7 @@ func (v *Volume) read(ino uint64, dst []byte, off int64, access bool) (n int, er
 	if off < 0 {
 		return 0, ErrInvalid
 	}
+	v.torn.use()
 	for range 2 {
 		if n, err = v.readOnce(ino, dst, uint64(off), access); err == nil {
 			return n, nil
@@ -117,6 +118,9 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int,
 	})
 	if err != nil || !found {
 		return 0, err
+	}
+	if len(dst) >= prefetchFrom && pieces(p.ptrs)*neighbours > len(dst) {
+		v.torn.read(chunk{ino, off / (chunkPages * pageSize)})
 	}
 	return len(dst), v.fill(&p, dst, off)
 }

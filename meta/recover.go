@@ -43,6 +43,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	v.lock = lock
 	ctx, v.stop = context.WithCancel(context.WithoutCancel(ctx))
 	v.wg.Go(func() { v.background(ctx) })
+	v.wg.Go(func() { v.gatherer(ctx) })
 	return v, nil
 }
 
@@ -67,6 +68,7 @@ func openWith(cfg Config, lost func(where, format string, args ...any)) (*Volume
 		space: newSpace(), mostNodes: mostNodes, lost: lost, kick: make(chan struct{}, 1), failed: make(chan struct{}),
 	}
 	v.atimes.full = make(chan struct{}, 1)
+	v.torn.chunks = make(map[chunk]uint32)
 	if v.now == nil {
 		v.now = time.Now
 	}

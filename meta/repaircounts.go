@@ -212,7 +212,7 @@ func (r *repairer) fixBlocks(c *checker) {
 		if from == to {
 			return
 		}
-		k := key{tableShared, b.seg, uint64(b.phys)}
+		k := b.shared()
 		if to == 0 {
 			r.v.put(k, nil)
 		} else {

@@ -136,10 +136,13 @@ func (v *Volume) freedBySomeone(id uint64) bool {
 	return false
 }
 
+// shared is where the number of references to a block beyond the first is stored.
+func (b block) shared() key { return key{tableShared, b.seg, uint64(b.phys)} }
+
 // references returns how many references a block has beyond the first, and where
 // their number is stored.
 func (t *tx) references(b block) (k key, extra uint64, err error) {
-	k = key{tableShared, b.seg, uint64(b.phys)}
+	k = b.shared()
 	if !t.v.sharing && !t.sharing {
 		return k, 0, nil
 	}

@@ -26,6 +26,7 @@ type tx struct {
 	reaped  []uint64  // orphans that are gone
 	inlined uint64    // inode that got small data, for the migration; 0 = none
 	regions []*region // as they become
+	torn    []chunk   // small pieces were written to them
 	sharing bool      // a block got a further reference
 }
 
@@ -199,6 +200,7 @@ func (t *tx) commit() (seq uint64, err error) {
 	if t.inlined != 0 {
 		v.inline[t.inlined] = struct{}{}
 	}
+	v.torn.written(t.torn)
 	return op.seq, nil
 }
 

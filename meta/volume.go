@@ -67,6 +67,7 @@ type Volume struct {
 	changes atomic.Int64 // bytes of active and frozen
 
 	atimes accessTimes // what reads have changed; innermost lock
+	torn   torn        // what lies in many pieces; its mu is an innermost lock, too
 
 	syncMu      sync.Mutex    // one flush at a time; others share its result; guards marked
 	marked      uint64        // the last marker in the journal
@@ -151,6 +152,7 @@ func (v *Volume) Quota() uint64 { return v.sb.Quota }
 // replayed true the request was applied before, fn was not called, and result
 // is what it was answered with.
 func (v *Volume) update(c Caller, fn func(t *tx) error) (result uint64, replayed bool, err error) {
+	v.torn.use()
 	result, seq, replayed, err := v.updateQueued(c, fn)
 	if err != nil || replayed {
 		return result, replayed, err

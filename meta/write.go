@@ -305,6 +305,11 @@ func (t *tx) remap(n *inode, region uint64, from, to int, add []pointer) error {
 	}
 	n.pages = uint64(int64(n.pages) + int64(after-before))
 	t.pages += int64(after - before)
+	if after > 0 && after*pageSize < neighbours && n.size > mostPieces*pageSize {
+		if c := (chunk{n.ino, region * regionPages / chunkPages}); len(t.torn) == 0 || t.torn[len(t.torn)-1] != c {
+			t.torn = append(t.torn, c)
+		}
+	}
 	_, err = t.splice(n.ino, region, from, to, add)
 	return err
 }
