@@ -125,6 +125,21 @@ func TestVolume_Gather_Rounds(t *testing.T) {
 	}
 }
 
+// TestVolume_Gather_ByItself: a volume that is left alone does it.
+func TestVolume_Gather_ByItself(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	want := make([]byte, 4<<20)
+	tear(t, v, ino, want)
+	if v.Torn() != 4 {
+		t.Fatalf("%d chunks are noted", v.Torn())
+	}
+	eventually(t, "nothing is noted any more", func() bool { return v.Torn() == 0 })
+	defer v.HoldGatherer()()
+	if n := reads(t, v, calls, ino, want); n > 20 {
+		t.Errorf("read in %d pieces", n)
+	}
+}
+
 // TestVolume_Gather_NoticedByReader: after the volume was opened anew nobody knows
 // what is torn, until somebody reads it.
 func TestVolume_Gather_NoticedByReader(t *testing.T) {

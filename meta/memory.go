@@ -12,6 +12,7 @@ import (
 //	the changes since the last checkpoint   admission: changesMost
 //	opened values of the index              cache: cacheBytes
 //	inodes and maps as they were decoded    decoded: some 10 MiB
+//	chunks that may lie in pieces           torn: mostTorn
 //	the pages a checkpoint is changing      commitParts: mostNodes
 //	pages of the index's file, mapped       touched: residentFaults
 //	buffers of requests                     a MiB or two for each at a time
