@@ -95,6 +95,11 @@ func (c *fileCalls) written() (n int64) {
 	return n
 }
 
+func (f notedFile) PunchHole(off, length int64) error {
+	f.add("punch", off, length)
+	return f.File.PunchHole(off, length)
+}
+
 func (f notedFile) Prefetch(off, n int64) { f.add("prefetch", off, n) }
 
 // notedVolume is a volume whose background has nothing to do for a second, with a

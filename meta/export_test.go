@@ -90,6 +90,9 @@ const (
 	QuietRounds = quietRounds
 )
 
+// GatherBatch is how many MiB are put together before space is given back.
+const GatherBatch = gatherBatch
+
 // Torn is how many chunks of files may lie in pieces.
 func (v *Volume) Torn() int {
 	v.torn.mu.Lock()

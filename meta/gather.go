@@ -25,6 +25,10 @@ const (
 	// noticed again when somebody reads it.
 	mostTorn = 1 << 16
 
+	// gatherBatch is how many chunks are put together before the host gets the space
+	// back that they had: so much more is in use meanwhile.
+	gatherBatch = 64
+
 	// gatherInterval is how long a round of the gatherer takes, and the others are
 	// counted in rounds.
 	gatherInterval = time.Second
@@ -142,18 +146,38 @@ func (v *Volume) gatherRound(ctx context.Context) {
 		todo = t.take(quietRounds, 1)
 	}
 	for i, c := range todo {
-		if ctx.Err() != nil || idle && t.used.Load() || v.crowded(dueSlots+1, changesDue) {
+		goOn := ctx.Err() == nil && !(idle && t.used.Load()) && !v.crowded(dueSlots+1, changesDue)
+		var err error
+		if goOn && i%gatherBatch == 0 {
+			err = v.gatherRoom()
+		}
+		if goOn && err == nil {
+			err = v.gather(c, mostPieces)
+		}
+		if !goOn || errors.Is(err, ErrNoSpace) || v.stopped() != nil {
 			t.written(todo[i:])
 			return
 		}
-		if err := v.gather(c, mostPieces); errors.Is(err, ErrNoSpace) {
-			t.written(todo[i:])
-			return
-		} else if err != nil && v.stopped() == nil {
+		if err != nil {
 			// Who reads it is told the same, and check says where.
 			v.log.Warn("pieces of a file could not be put together", "inode", c.ino, "err", err)
 		}
 	}
+}
+
+// gatherRoom gives the host back what the chunks before had, and returns an error
+// if there is not enough room for the next ones and for what programs write
+// meanwhile.
+func (v *Volume) gatherRoom() error {
+	if err := v.flush(); err != nil {
+		return err
+	}
+	v.reclaimSynced()
+	free, err := v.st.Free()
+	if err == nil && free < hostReserve+2*gatherBatch*chunkPages*pageSize {
+		err = ErrNoSpace
+	}
+	return err
 }
 
 // gather puts a chunk together, if it is in more than most pieces and they are its
@@ -162,9 +186,6 @@ func (v *Volume) gatherRound(ctx context.Context) {
 func (v *Volume) gather(c chunk, most int) error {
 	p, err := v.planChunk(c)
 	if err != nil || pieces(p.ptrs) <= most {
-		return err
-	}
-	if err := v.mayGrow(chunkPages * pageSize); err != nil {
 		return err
 	}
 	buf := buffers.Get().(*[]byte)

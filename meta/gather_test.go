@@ -140,6 +140,40 @@ func TestVolume_Gather_ByItself(t *testing.T) {
 	}
 }
 
+// TestVolume_Gather_GivesBack: what a large file had gets free while it is put
+// together, not only afterwards.
+func TestVolume_Gather_GivesBack(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	t.Cleanup(v.HoldGatherer())
+	const size = meta.GatherBatch + 2 // MiB
+	for i := range int64(size) {
+		must[int](t)(v.Write(meta.Caller{}, ino, make([]byte, 1<<20), i<<20))
+	}
+	v.FlushedLongAgo()
+	for i := range int64(40) { // pages in each MiB
+		for k := range int64(size) {
+			must[int](t)(v.Write(meta.Caller{}, ino, make([]byte, 4<<10), k<<20+8<<10+i*24<<10))
+		}
+	}
+	calls.calls = nil
+	v.Gather()
+	written, before := int64(0), int64(-1) // before the first hole
+	for _, c := range calls.calls {
+		switch c.kind {
+		case "write":
+			written += c.n
+		case "punch":
+			// The first are of the writes above, given back before it begins.
+			if written > 0 && before < 0 {
+				before = written
+			}
+		}
+	}
+	if written != size<<20 || before != meta.GatherBatch<<20 {
+		t.Errorf("%d bytes were written, %d of them before the host got something back", written, before)
+	}
+}
+
 // TestVolume_Gather_NoticedByReader: after the volume was opened anew nobody knows
 // what is torn, until somebody reads it.
 func TestVolume_Gather_NoticedByReader(t *testing.T) {
@@ -175,14 +209,13 @@ func TestVolume_Gather_LeftAlone(t *testing.T) {
 		v, calls, ino, want := tornVolume(t)
 		calls.full = true
 		calls.calls = nil
-		time.Sleep(10 * time.Millisecond) // so long what was known of its room holds
 		v.Gather()
 		if n := calls.written(); n != 0 || v.Torn() != 4 {
 			t.Errorf("%d bytes were written, %d chunks are noted", n, v.Torn())
 		}
 		reads(t, v, calls, ino, want)
 		calls.full = false
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // so long programs are told what was known
 		v.Gather()
 		if n := reads(t, v, calls, ino, want); n > 20 {
 			t.Errorf("read in %d pieces", n)
