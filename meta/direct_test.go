@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type fileCalls struct {
 	full   bool // it has no room
 	calls  []fileCall
 	onRead func() // called before each read
+
+	unpunched, mostUnpunched atomic.Int64 // bytes written since the last hole, which the background may make
 }
 
 type fileCall struct {
@@ -59,6 +62,9 @@ func (f notedFile) add(kind string, off, n int64) {
 
 func (f notedFile) WriteAt(p []byte, off int64) (int, error) {
 	f.add("write", off, int64(len(p)))
+	if n := f.to.unpunched.Add(int64(len(p))); n > f.to.mostUnpunched.Load() {
+		f.to.mostUnpunched.Store(n)
+	}
 	return f.File.WriteAt(p, off)
 }
 
@@ -96,7 +102,7 @@ func (c *fileCalls) written() (n int64) {
 }
 
 func (f notedFile) PunchHole(off, length int64) error {
-	f.add("punch", off, length)
+	f.to.unpunched.Store(0)
 	return f.File.PunchHole(off, length)
 }
 
