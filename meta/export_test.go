@@ -93,11 +93,11 @@ const (
 // GatherBatch is how many MiB are put together before space is given back.
 const GatherBatch = gatherBatch
 
-// Torn is how many chunks of files may lie in pieces.
+// Torn is how many chunks of files may lie in pieces. The caller holds the gatherer.
 func (v *Volume) Torn() int {
 	v.torn.mu.Lock()
 	defer v.torn.mu.Unlock()
-	return len(v.torn.chunks)
+	return len(v.torn.chunks) + len(v.torn.todo)
 }
 
 // ForgetTorn forgets what may lie in pieces, as closing the volume does.

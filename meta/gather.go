@@ -52,12 +52,13 @@ func (a chunk) compare(b chunk) int {
 type torn struct {
 	used atomic.Bool // somebody has used the volume since the last round
 
-	gathering sync.Mutex // one round at a time
-	idle      uint32     // rounds since somebody used the volume; guarded by gathering
-
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows
 	round  uint32
-	chunks map[chunk]uint32 // with the round of the last write; guarded by mu, as round is
+	chunks map[chunk]uint32 // with the round of the last write
+
+	gathering sync.Mutex // one round at a time; guards what follows
+	idle      uint32     // rounds since somebody used the volume
+	todo      []chunk    // taken from chunks, in the order in which they shall lie
 }
 
 // use notes that somebody uses the volume.
@@ -81,32 +82,45 @@ func (t *torn) written(chunks []chunk) {
 	}
 }
 
-// read notes a chunk that somebody met in many pieces.
+// read notes a chunk that somebody met in many pieces. Who wrote it is long gone, as
+// far as is known.
 func (t *torn) read(c chunk) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, known := t.chunks[c]; !known && len(t.chunks) < mostTorn {
-		t.chunks[c] = t.round
+		t.chunks[c] = t.round - quietRounds
 	}
 }
 
-// take removes the chunks to which nobody has written for some rounds, at most
-// so many, in the order in which they shall lie.
-func (t *torn) take(rounds uint32, most int) []chunk {
+// whole says that a chunk is in one piece, whatever was noted of how it became so.
+// The caller holds the data lock of the file.
+func (t *torn) whole(c chunk) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var quiet []chunk
+	delete(t.chunks, c)
+}
+
+// take moves the chunks to which nobody has written for some rounds to todo. The
+// caller holds gathering.
+func (t *torn) take(rounds uint32) {
+	t.mu.Lock()
 	for c, round := range t.chunks {
-		if t.round-round >= rounds {
-			quiet = append(quiet, c)
+		if t.round-round >= rounds && len(t.todo) < mostTorn {
+			t.todo = append(t.todo, c)
+			delete(t.chunks, c)
 		}
 	}
-	slices.SortFunc(quiet, chunk.compare)
-	quiet = quiet[:min(most, len(quiet))]
-	for _, c := range quiet {
-		delete(t.chunks, c)
-	}
-	return quiet
+	t.mu.Unlock() // operations wait for it, so nothing is sorted before
+	slices.SortFunc(t.todo, chunk.compare)
+	t.todo = slices.Compact(t.todo)
+}
+
+// quiet reports whether nobody has written to a chunk lately.
+func (t *torn) quiet(c chunk) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	round, known := t.chunks[c]
+	return !known || t.round-round >= quietRounds
 }
 
 // gatherer puts together what lies in pieces until ctx ends.
@@ -139,45 +153,42 @@ func (v *Volume) gatherRound(ctx context.Context) {
 		t.idle = 0
 	}
 	idle := t.idle >= idleRounds
-	var todo []chunk
 	if idle {
-		todo = t.take(0, mostTorn)
-	} else {
-		todo = t.take(quietRounds, 1)
+		t.take(0)
+	} else if len(t.todo) == 0 {
+		t.take(quietRounds)
 	}
-	for i, c := range todo {
-		goOn := ctx.Err() == nil && !(idle && t.used.Load()) && !v.crowded(dueSlots+1, changesDue)
-		var err error
-		if goOn && i%gatherBatch == 0 {
-			err = v.gatherRoom()
+	for n := 0; len(t.todo) > 0 && (n == 0 || idle && !t.used.Load()); t.todo = t.todo[1:] {
+		c := t.todo[0]
+		if !t.quiet(c) { // and so it is noted again
+			continue
 		}
-		if goOn && err == nil {
-			err = v.gather(c, mostPieces)
+		if ctx.Err() != nil || v.crowded(dueSlots+1, changesDue) || n%gatherBatch == 0 && !v.gatherRoom(n > 0) {
+			return
 		}
-		if !goOn || errors.Is(err, ErrNoSpace) || v.stopped() != nil {
-			t.written(todo[i:])
+		err := v.gather(c, mostPieces)
+		if errors.Is(err, ErrNoSpace) || v.stopped() != nil {
 			return
 		}
 		if err != nil {
 			// Who reads it is told the same, and check says where.
 			v.log.Warn("pieces of a file could not be put together", "inode", c.ino, "err", err)
 		}
+		n++
 	}
 }
 
-// gatherRoom gives the host back what the chunks before had, and returns an error
-// if there is not enough room for the next ones and for what programs write
-// meanwhile.
-func (v *Volume) gatherRoom() error {
-	if err := v.flush(); err != nil {
-		return err
+// gatherRoom reports whether the host has room for the next chunks and for what
+// programs write meanwhile. With reclaim, it gets back first what the last ones had.
+func (v *Volume) gatherRoom(reclaim bool) bool {
+	if reclaim {
+		if v.flush() != nil {
+			return false // fail has said why
+		}
+		v.reclaimSynced()
 	}
-	v.reclaimSynced()
 	free, err := v.st.Free()
-	if err == nil && free < hostReserve+2*gatherBatch*chunkPages*pageSize {
-		err = ErrNoSpace
-	}
-	return err
+	return err == nil && free >= hostReserve+2*gatherBatch*chunkPages*pageSize
 }
 
 // gather puts a chunk together, if it is in more than most pieces and they are its
@@ -211,7 +222,11 @@ func (v *Volume) gather(c chunk, most int) error {
 			data = append(data, content[(page-first)*pageSize:][:pageSize]...) // never ahead of what is still to be copied
 		}
 	}
-	return v.migratePages(c.ino, pages, data)
+	if err := v.migratePages(c.ino, pages, data); err != nil {
+		return err
+	}
+	v.torn.whole(c)
+	return nil
 }
 
 // planChunk looks up where a chunk is. There is nothing if the file is gone or will be, if

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/meta"
+	"cmkfs/store"
 )
 
 // tornVolume is a notedVolume whose file of 4 MiB was overwritten at random.
@@ -109,17 +110,20 @@ func TestVolume_Gather_Rounds(t *testing.T) {
 		inUse()
 		round("not quiet yet", 0)
 	}
-	must[int](t)(v.Write(meta.Caller{}, ino, want[1<<20:][:8<<10], 1<<20))
-	for range 3 {
-		inUse()
-		round("quiet", 1<<20)
-	}
-	for range meta.QuietRounds - 4 {
-		inUse()
-		round("written to again", 0)
-	}
+	write := func(off int) { must[int](t)(v.Write(meta.Caller{}, ino, want[off:][:8<<10], int64(off))) }
 	inUse()
-	round("quiet again", 1<<20)
+	write(1 << 20)
+	round("the first is quiet", 1<<20)
+	write(3 << 20)
+	round("the third is quiet", 1<<20)
+	for range meta.QuietRounds - 3 {
+		inUse()
+		round("the others were written to again", 0)
+	}
+	for range 2 {
+		inUse()
+		round("they are quiet", 1<<20)
+	}
 	if n := reads(t, v, calls, ino, want); n > 20 {
 		t.Errorf("read in %d pieces", n)
 	}
@@ -128,12 +132,16 @@ func TestVolume_Gather_Rounds(t *testing.T) {
 // TestVolume_Gather_ByItself: a volume that is left alone does it.
 func TestVolume_Gather_ByItself(t *testing.T) {
 	v, calls, ino := notedVolume(t)
+	torn := func() int {
+		defer v.HoldGatherer()()
+		return v.Torn()
+	}
 	want := make([]byte, 4<<20)
 	tear(t, v, ino, want)
-	if v.Torn() != 4 {
-		t.Fatalf("%d chunks are noted", v.Torn())
+	if n := torn(); n != 4 {
+		t.Fatalf("%d chunks are noted", n)
 	}
-	eventually(t, "nothing is noted any more", func() bool { return v.Torn() == 0 })
+	eventually(t, "nothing is noted any more", func() bool { return torn() == 0 })
 	defer v.HoldGatherer()()
 	if n := reads(t, v, calls, ino, want); n > 20 {
 		t.Errorf("read in %d pieces", n)
@@ -223,6 +231,31 @@ func TestVolume_Gather_LeftAlone(t *testing.T) {
 		if n := calls.written(); n != 8<<10 {
 			t.Errorf("%d bytes were written, want those of the program", n)
 		}
+		reads(t, v, calls, ino, want)
+	})
+	t.Run("damaged", func(t *testing.T) {
+		v, calls, ino, want := tornVolume(t)
+		if err := v.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		calls.calls = nil
+		b := make([]byte, 8<<10)
+		must[int](t)(v.Read(ino, b, 2<<20+64<<10))
+		at := calls.calls[len(calls.calls)-1]
+		seg := must[store.File](t)(calls.Store.Open(at.name))
+		defer seg.Close()
+		whole := make([]byte, at.n)
+		must[int](t)(seg.ReadAt(whole, at.off))
+		must[int](t)(seg.WriteAt(bytes.Repeat([]byte{1}, len(whole)), at.off))
+		calls.calls = nil
+		v.Gather()
+		if n := calls.written(); n != 3<<20 {
+			t.Errorf("%d bytes were written", n)
+		}
+		if _, err := v.Read(ino, b, 2<<20+64<<10); err == nil {
+			t.Error("what is damaged is read")
+		}
+		must[int](t)(seg.WriteAt(whole, at.off)) // the check at the end finds the rest whole
 		reads(t, v, calls, ino, want)
 	})
 	t.Run("removed", func(t *testing.T) {
