@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
+	"cmkfs/fs"
 	"cmkfs/hsm"
 	"cmkfs/keyagent"
 	"cmkfs/supervisor/api"
@@ -280,6 +281,10 @@ func (p *workerProcess) take(r worker.Reply) {
 	defer p.mu.Unlock()
 	switch {
 	case r.Sealed != nil:
+		// Nobody but our caller reaps the process, so it is still this one.
+		if err := fs.SlowMonitor(p.pid); err != nil {
+			p.log.Debug("the worker's runtime stays as it is", "err", err)
+		}
 		select {
 		case p.sealed <- *r.Sealed:
 		default: // only the first counts

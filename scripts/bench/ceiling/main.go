@@ -53,6 +53,9 @@ func serve(cfg fs.MountConfig, keep bool) error {
 		unix.Unmount(cfg.Mountpoint, unix.MNT_DETACH)
 		return err
 	}
+	if err := fs.SlowMonitor(os.Getpid()); err != nil {
+		return err
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	go func() {
