@@ -17,6 +17,8 @@ const (
 	// directFrom is how many bytes small writes of whole pages may have brought since
 	// somebody asked for a flush before they go to segments.
 	directFrom = 1 << 20
+	// sector is what the sizes of buffers are multiples of, and those of files are not.
+	sector = 512
 )
 
 // dataLock serializes what changes the data mapping of one file, the migration of
@@ -28,25 +30,44 @@ type dataLock struct {
 	writes atomic.Int64 // small ones since the last freeze
 }
 
-// direct reports whether the whole pages of a write go to a segment at once. The
-// caller holds the data lock of the file.
-func (v *Volume) direct(lock *dataLock, off, end uint64) bool {
+// direct returns the pages [first, stop) of a write of bytes [off, end) that go to a
+// segment at once, none if first is not below stop. Empty says that the file has no
+// data. The last page may be one that the write does not fill: behind it is nothing
+// but zeros then. The caller holds the data lock of the file.
+func (v *Volume) direct(lock *dataLock, off, end uint64, empty bool) (first, stop uint64) {
 	goesOn := off == 0 || off == lock.end
 	lock.end = end
-	first, stop := (off+pageSize-1)/pageSize, end/pageSize
-	if stop > first && (stop-first)*pageSize >= segmentThreshold {
-		return true
+	first, stop = (off+pageSize-1)/pageSize, end/pageSize
+	large := stop > first && (stop-first)*pageSize >= segmentThreshold
+	// Most files are written once, in one piece. But who writes half a page in
+	// sectors, as tar does, has a buffer of that size and goes on.
+	whole := empty && off == 0 && end > smallFile && (end%pageSize == 0 || end%sector != 0)
+	if whole {
+		stop = (end + pageSize - 1) / pageSize
+	}
+	if large {
+		return first, stop
 	}
 	lock.writes.Add(1)
-	switch {
-	case stop <= first:
-		return false
-	case off != first*pageSize || end != stop*pageSize:
-		return false // the rest of it would lie elsewhere
-	case v.unflushed.Add(int64(end-off)) <= directFrom:
-		return false
+	aligned := off == first*pageSize && end == stop*pageSize // or the rest of it would lie elsewhere
+	if stop <= first || !aligned && !whole || v.unflushed.Add(int64(end-off)) <= directFrom {
+		return 0, 0
 	}
 	// Single pages one after the other, as stdio writes them, are better put
 	// together to whole blocks.
-	return first%writePages == 0 && stop%writePages == 0 || !goesOn
+	if blocks := first%writePages == 0 && stop%writePages == 0; !whole && !blocks && goesOn {
+		return 0, 0
+	}
+	return first, stop
+}
+
+// hasNoData reports whether a file has neither pages nor small data. The caller
+// holds its data lock.
+func (v *Volume) hasNoData(ino uint64) (none bool, err error) {
+	err = v.view(func() error {
+		n, err := v.inodeOf(ino)
+		none = n.pages == 0
+		return err
+	})
+	return none, err
 }

@@ -193,6 +193,72 @@ func TestVolume_SmallWrites_JournalOrSegment(t *testing.T) {
 	}
 }
 
+// TestVolume_FirstWrite_JournalOrSegment: where the data of new files goes, and that
+// nothing but zeros is behind it.
+func TestVolume_FirstWrite_JournalOrSegment(t *testing.T) {
+	v, calls, _ := notedVolume(t)
+	files := 0
+	// wrote is how many bytes a new file brought to segments that got n at off, whose
+	// size had been set to size before. It is read and grows, and is read again.
+	wrote := func(n, off, size int) int64 {
+		t.Helper()
+		files++
+		a := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, fmt.Sprint(files), unix.S_IFREG|0o600, 0))
+		if size > 0 {
+			must[meta.Attr](t)(v.SetAttr(meta.Caller{}, a.Ino, meta.SetAttr{Size: new(uint64(size))}))
+		}
+		data := bytes.Repeat([]byte{'x'}, n)
+		calls.calls = nil
+		must[int](t)(v.Write(meta.Caller{}, a.Ino, data, int64(off)))
+		written := calls.written()
+		want := append(make([]byte, off), data...)
+		want = append(want, make([]byte, max(0, size-len(want)))...)
+		for range 2 {
+			got := make([]byte, len(want)+100)
+			if n := must[int](t)(v.Read(a.Ino, got, 0)); !bytes.Equal(got[:n], want) {
+				t.Errorf("%d bytes at %d of a file of %d bytes: read something else", n, off, size)
+			}
+			must[int](t)(v.Write(meta.Caller{}, a.Ino, []byte("y"), int64(len(want)+9999)))
+			want = append(append(want, make([]byte, 9999)...), 'y')
+		}
+		return written
+	}
+	if err := v.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := wrote(5000, 0, 0); got != 0 {
+		t.Errorf("after a flush %d bytes of a small file went to a segment", got)
+	}
+	if got := wrote(40001, 0, 0); got != 40<<10 {
+		t.Errorf("after a flush %d bytes of a large file went to a segment", got)
+	}
+	v.FlushedLongAgo()
+	for _, c := range []struct {
+		n, off, size int
+		want         int64
+	}{
+		{1, 0, 0, 0},
+		{2048, 0, 0, 0}, // stays in the index for good
+		{2049, 0, 0, 4 << 10},
+		{4096, 0, 0, 4 << 10},
+		{5000, 0, 0, 8 << 10},
+		{8192, 0, 0, 8 << 10},
+		{10240, 0, 0, 0}, // in sectors: a buffer, and more will follow
+		{12288, 0, 0, 12 << 10},
+		{31000, 0, 0, 32 << 10},
+		{40000, 0, 0, 40 << 10},
+		{40448, 0, 0, 36 << 10}, // in sectors, but large
+		{1<<20 - 1, 0, 0, 1 << 20},
+		{5000, 4096, 0, 0},
+		{5000, 0, 3000, 8 << 10},
+		{5000, 0, 100000, 8 << 10},
+	} {
+		if got := wrote(c.n, c.off, c.size); got != c.want {
+			t.Errorf("%d bytes at %d of an empty file of size %d: %d bytes went to a segment, want %d", c.n, c.off, c.size, got, c.want)
+		}
+	}
+}
+
 // TestVolume_Read_HostIsToldFirst: before a read waits for the disk, the host has
 // been told of all that it will read; if the host has everything, it is told nothing.
 func TestVolume_Read_HostIsToldFirst(t *testing.T) {

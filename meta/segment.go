@@ -268,12 +268,12 @@ var blockADs = func() (ads [blockPages + 1][]byte) {
 // buffers holds scratch space for ciphertext.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+pageSize); return &b }}
 
-// writeBlocks seals data (whole pages) as AEAD blocks of at most writePages
-// pages into consecutive places and writes them. cuts says how many pages a
-// block that begins at a page of data may have at most: a block crosses no
-// region boundary and no gap in the file.
+// writeBlocks seals data, whose last page is filled up with zeros if it is not whole,
+// as AEAD blocks of at most writePages pages into consecutive places and writes
+// them. cuts says how many pages a block that begins at a page of data may have at
+// most: a block crosses no region boundary and no gap in the file.
 func (s *segments) writeBlocks(data []byte, cuts func(page int) int) ([]placed, error) {
-	pages := len(data) / pageSize
+	pages := (len(data) + pageSize - 1) / pageSize
 	seg, phys, err := s.allocate(pages)
 	if err != nil {
 		return nil, err
@@ -285,7 +285,11 @@ func (s *segments) writeBlocks(data []byte, cuts func(page int) int) ([]placed, 
 	for page := 0; page < pages; {
 		n := min(writePages, pages-page, cuts(page))
 		at := phys + uint32(page)
-		out = seg.cipher.Seal(out, uint64(at), data[page*pageSize:(page+n)*pageSize], blockAD(n))
+		plain := data[page*pageSize : min((page+n)*pageSize, len(data))]
+		if len(plain) < n*pageSize {
+			plain = append(make([]byte, 0, n*pageSize), plain...)[:n*pageSize]
+		}
+		out = seg.cipher.Seal(out, uint64(at), plain, blockAD(n))
 		p := placed{page: page, block: block{seg.id, at, uint32(n)}}
 		copy(p.tag[:], out[len(out)-tagSize:])
 		out = out[:len(out)-tagSize]

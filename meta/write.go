@@ -41,10 +41,10 @@ func (v *Volume) Write(c Caller, ino uint64, data []byte, off int64) (int, error
 	return done, nil
 }
 
-// wholePages is the part of a write that covers whole pages.
+// wholePages is the part of a write that goes to a segment, in whole pages.
 type wholePages struct {
 	first uint64 // page of the file
-	data  []byte
+	data  []byte // the last page of an empty file's first write may be cut off
 }
 
 func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, error) {
@@ -55,7 +55,7 @@ func (v *Volume) writePart(c Caller, ino uint64, data []byte, off uint64) (int, 
 	lock.Lock()
 	defer lock.Unlock()
 	w := &pageWrite{v: v, ino: ino, off: off, data: data}
-	if err := w.prepare(v.direct(lock, off, off+uint64(len(data)))); err != nil {
+	if err := w.prepare(lock); err != nil {
 		return 0, err
 	}
 	result, replayed, err := v.update(c, func(t *tx) error {
@@ -116,13 +116,20 @@ type pageWrite struct {
 	bases  map[uint64][]byte // stored content of pages that are written in part
 }
 
-// prepare does the I/O and the cryptography, without the state lock. With direct,
-// whole pages go to a segment.
-func (w *pageWrite) prepare(direct bool) error {
+// prepare does the I/O and the cryptography, without the state lock: some pages go
+// to a segment at once.
+func (w *pageWrite) prepare(lock *dataLock) error {
 	end := w.off + uint64(len(w.data))
-	first, stop := (w.off+pageSize-1)/pageSize, end/pageSize
-	if direct {
-		w.whole = wholePages{first, w.data[first*pageSize-w.off : stop*pageSize-w.off]}
+	empty := false
+	if w.off == 0 && end > smallFile {
+		var err error
+		if empty, err = w.v.hasNoData(w.ino); err != nil {
+			return err
+		}
+	}
+	first, stop := w.v.direct(lock, w.off, end, empty)
+	if first < stop {
+		w.whole = wholePages{first, w.data[first*pageSize-w.off : min(stop*pageSize, end)-w.off]}
 		places, err := w.v.segments.writeBlocks(w.whole.data, func(page int) int {
 			return regionPages - int((first+uint64(page))%regionPages)
 		})
@@ -132,7 +139,7 @@ func (w *pageWrite) prepare(direct bool) error {
 		w.places = places
 	}
 	for _, page := range []uint64{w.off / pageSize, (end - 1) / pageSize} {
-		if len(w.data) == 0 || w.covers(page) || w.bases[page] != nil {
+		if len(w.data) == 0 || w.covers(page) || page >= first && page < stop || w.bases[page] != nil {
 			continue
 		}
 		base, err := w.v.readPage(w.ino, page)
