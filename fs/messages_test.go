@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A file that the kernel has cached is opened, read and closed without
@@ -32,29 +36,48 @@ func TestServer_Serve_OpensCostNoMessage(t *testing.T) {
 				must(t, use())
 			}
 
-			pid := r.worker.cmd.Process.Pid
-			must(t, syscall.Kill(pid, syscall.SIGSTOP))
-			resume := func() { syscall.Kill(pid, syscall.SIGCONT) }
-			defer resume()
-			done := make(chan error, 1)
-			go func() {
+			must(t, r.withoutWorker(func() error {
 				for range 100 {
 					if err := use(); err != nil {
-						done <- err
-						return
+						return err
 					}
 				}
-				done <- nil
-			}()
-			var err error
-			select {
-			case err = <-done:
-			case <-time.After(20 * time.Second):
-				resume()
-				err = errors.Join(errors.New("the kernel asked the worker"), <-done)
-			}
-			resume()
-			must(t, err)
+				return nil
+			}))
 		})
+	}
+}
+
+// withoutWorker does something while the worker is stopped. It is an error if the
+// kernel asks it anything.
+func (r *rig) withoutWorker(do func() error) error {
+	pid := r.worker.cmd.Process.Pid
+	must(r.t, syscall.Kill(pid, syscall.SIGSTOP))
+	resume := func() { syscall.Kill(pid, syscall.SIGCONT) }
+	defer resume()
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(20 * time.Second):
+		resume()
+		return errors.Join(errors.New("the kernel asked the worker"), <-done)
+	}
+}
+
+// Where only root gets in and nothing is checked, the kernel does not ask for the
+// attributes of a directory after a change, and nobody else gets in.
+func TestServer_Serve_RootOnly(t *testing.T) {
+	r := newRig(t, "mem", rootOnly.cfg)
+	mayWrite := func() error { return unix.Access(r.dir, unix.W_OK) }
+	must(t, mayWrite()) // learns that nobody answers ACCESS
+	must(t, os.WriteFile(r.path("new"), nil, 0o644))
+	must(t, r.withoutWorker(mayWrite))
+	must(t, os.Chmod(r.dir, 0o777))
+	stat := exec.Command("stat", r.path("new"))
+	stat.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := stat.CombinedOutput(); err == nil || !strings.Contains(string(out), "Permission denied") {
+		t.Errorf("another user: %v, %s", err, out)
 	}
 }

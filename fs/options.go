@@ -21,9 +21,13 @@ type MountConfig struct {
 	// writes get cheaper, creating and closing files dearer, and a write(2)
 	// is no longer safe from a crash of the host's applications and workers
 	// alike until it was written back.
-	Writeback  bool
-	ReadOnly   bool
-	AllowOther bool // users other than the one that mounted may access it
+	Writeback bool
+	ReadOnly  bool
+	// AllowOther lets in users other than root, and the kernel checks everybody's
+	// permissions. Without it no others get in, and nothing is checked: root passes
+	// all checks. That saves a message after each change of a directory, since for
+	// the check the kernel asks for its attributes anew.
+	AllowOther bool
 	// MaxBackground is the number of requests the kernel keeps going for
 	// read-ahead and write-back; 0 = 64.
 	MaxBackground int
@@ -92,11 +96,10 @@ func (c MountConfig) data(fd int) string {
 		fmt.Sprintf("fd=%d", fd),
 		fmt.Sprintf("rootmode=%o", unix.S_IFDIR),
 		"user_id=0", "group_id=0",
-		"default_permissions",
 		fmt.Sprintf("max_read=%d", maxData),
 	}
 	if c.AllowOther {
-		opts = append(opts, "allow_other")
+		opts = append(opts, "default_permissions", "allow_other")
 	}
 	return strings.Join(opts, ",")
 }
@@ -120,7 +123,7 @@ func (c MountConfig) protocolOptions(log *slog.Logger) *fuse.MountOptions {
 		FsName:        c.Source,
 		MaxWrite:      maxData,
 		MaxBackground: background,
-		EnableAcl:     true,
+		EnableAcl:     c.AllowOther, // which has the kernel check permissions in any case
 		// The kernel must not drop its pages because times changed: they
 		// change by what it writes itself.
 		ExplicitDataCacheControl: true,

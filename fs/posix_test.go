@@ -10,14 +10,24 @@ import (
 	"github.com/hanwen/go-fuse/v2/posixtest"
 )
 
-// modes are the ways to mount that every file system test runs in.
-var modes = []struct {
+// mode is a way to mount.
+type mode struct {
 	name string
 	cfg  fs.MountConfig
-}{
+}
+
+// modes are the ways to mount that every file system test runs in.
+var modes = []mode{
 	{"writethrough", fs.MountConfig{AllowOther: true}},
 	{"writeback", fs.MountConfig{AllowOther: true, Writeback: true}},
+	rootOnly,
 }
+
+// rootOnly lets nobody else in, and the kernel checks no permissions.
+var rootOnly = mode{"root only", fs.MountConfig{}}
+
+// asOthers are the tests, of all suites, in which other users use the mount.
+var asOthers = []string{"suid", "permissions", "acl"}
 
 // suite is a set of tests of a directory, by name.
 type suite map[string]func(t *testing.T, dir string)
@@ -47,7 +57,11 @@ func (s suite) run(t *testing.T, notControl ...string) {
 		all(t, base, notControl)
 	})
 	for _, m := range modes {
-		t.Run(m.name, func(t *testing.T) { all(t, newRig(t, realVolume(t), m.cfg).dir, nil) })
+		var leave []string
+		if !m.cfg.AllowOther {
+			leave = asOthers
+		}
+		t.Run(m.name, func(t *testing.T) { all(t, newRig(t, realVolume(t), m.cfg).dir, leave) })
 	}
 }
 

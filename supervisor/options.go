@@ -13,7 +13,7 @@ import (
 // into a mount's configuration. Options that are for mount(8), systemd and the
 // boot process are accepted and mean nothing here.
 func parseOptions(options []string) (fs.MountConfig, error) {
-	// Permissions are checked by the kernel from modes, owners and ACLs, so
+	// Permissions are checked by the kernel from modes, owners and ACLs then, so
 	// that other users may be let in, as on any disk.
 	return changeOptions(fs.MountConfig{AllowOther: true}, options)
 }

@@ -16,6 +16,7 @@ type row struct {
 	// cmkfs's gain over the other: above 1 it is better, whether more or less
 	// of the unit is good; 0 = not both measured.
 	OverGocryptfs float64 `json:"overGocryptfs,omitempty"`
+	RootOnlyOver  float64 `json:"rootOnlyOverGocryptfs,omitempty"` // the gain when mounted for root only
 	OverNative    float64 `json:"overNative,omitempty"`
 	OfCeiling     float64 `json:"ofCeiling,omitempty"` // share of it reached
 	Verdict       string  `json:"verdict,omitempty"`   // "met", "missed: …" or ""
@@ -44,6 +45,7 @@ func (r *results) judge() []row {
 		w := row{
 			Workload: id.workload, Metric: id.metric, Unit: r.units[id], Figures: f,
 			OverGocryptfs: gain(r.units[id], f[cmkfs], f[gocryptfs]),
+			RootOnlyOver:  gain(r.units[id], f[rootOnly], f[gocryptfs]),
 			OverNative:    gain(r.units[id], f[cmkfs], f[native]),
 		}
 		if !id.unjudged() {

@@ -146,7 +146,12 @@ func (r report) text() string {
 			head = append(head, c.name)
 		}
 	}
-	head = append(head, "x gocryptfs", "x native", "of ceiling", "verdict")
+	both := slices.Contains(columns, rootOnly)
+	head = append(head, "x gocryptfs")
+	if both {
+		head = append(head, rootOnly+" x")
+	}
+	head = append(head, "x native", "of ceiling", "verdict")
 	t.AppendHeader(head)
 	var align []table.ColumnConfig
 	for i := 3; i < len(head); i++ {
@@ -162,7 +167,11 @@ func (r report) text() string {
 		if w.OfCeiling > 0 {
 			share = fmt.Sprintf("%.0f %%", 100*w.OfCeiling)
 		}
-		t.AppendRow(append(line, show(w.OverGocryptfs), show(w.OverNative), share, w.Verdict))
+		line = append(line, show(w.OverGocryptfs))
+		if both {
+			line = append(line, show(w.RootOnlyOver))
+		}
+		t.AppendRow(append(line, show(w.OverNative), share, w.Verdict))
 	}
 	b.WriteString(t.Render())
 	fmt.Fprintf(&b, "\ntargets missed: %d of %d\n", r.missed(), r.judged())

@@ -19,6 +19,7 @@ const (
 	ceiling   = "ceiling"
 	gocryptfs = "gocryptfs"
 	cmkfs     = "cmkfs"
+	rootOnly  = "root-only" // cmkfs for one user and without checks, as the others by default
 )
 
 // rival is a file system that takes part.
@@ -74,28 +75,36 @@ var rivals = []rival{
 	{"encfs", false, func(b *bench, t *turn) (*stage.Process, error) {
 		return t.launch(b, "bench\n", "encfs", append([]string{"-f", "-S", "--standard", t.dir, t.mount}, b.checking("--", "-o")...)...)
 	}},
+	{rootOnly, false, func(b *bench, t *turn) (*stage.Process, error) {
+		return startCmkfs(b, t, strings.TrimPrefix(b.options.mount+",noallow_other", ","))
+	}},
 	{cmkfs, true, func(b *bench, t *turn) (*stage.Process, error) {
-		b.State = filepath.Join(t.dir, "state")
-		p, err := b.Serve()
-		if err != nil {
+		return startCmkfs(b, t, b.options.mount)
+	}},
+}
+
+// startCmkfs mounts a new volume with options of its mount command.
+func startCmkfs(b *bench, t *turn, options string) (*stage.Process, error) {
+	b.State = filepath.Join(t.dir, "state")
+	p, err := b.Serve()
+	if err != nil {
+		return p, err
+	}
+	mount := []string{"volume", "mount", "bench", t.mount}
+	if options != "" {
+		mount = append(mount, "-o", options)
+	}
+	// The key source is not on the path of data: -keys shows it.
+	for _, args := range [][]string{{"account", "create", "--name", "bench"}, {"volume", "create", "--name", "bench"}, mount} {
+		if _, err := b.Cmkfs(args...); err != nil {
 			return p, err
 		}
-		mount := []string{"volume", "mount", "bench", t.mount}
-		if b.options.mount != "" {
-			mount = append(mount, "-o", b.options.mount)
-		}
-		// The key source is not on the path of data: -keys shows it.
-		for _, args := range [][]string{{"account", "create", "--name", "bench"}, {"volume", "create", "--name", "bench"}, mount} {
-			if _, err := b.Cmkfs(args...); err != nil {
-				return p, err
-			}
-		}
-		index, err := filepath.Glob(filepath.Join(b.State, "*", "*", "*", "*", "index.db"))
-		if err == nil && len(index) == 1 {
-			t.watch = index[0]
-		}
-		return p, nil
-	}},
+	}
+	index, err := filepath.Glob(filepath.Join(b.State, "*", "*", "*", "*", "index.db"))
+	if err == nil && len(index) == 1 {
+		t.watch = index[0]
+	}
+	return p, nil
 }
 
 // choose returns those that take part: cmkfs and the ones named, all for "".
