@@ -86,7 +86,7 @@ func parse(args []string) (options, error) {
 	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L\"; K once)")
 	with := f.String("with", "", "who takes part beside cmkfs, separated by commas: native, floor, ceiling, gocryptfs, securefs, cryfs, encfs, root-only (cmkfs for one user and without checks, as the others are by default), none; default all")
 	f.StringVar(&o.mount, "o", "", "options for `cmkfsd volume mount -o`")
-	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is always mounted: for all users, the kernel checking permissions")
+	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is by default: for all users, the kernel checking permissions")
 	f.DurationVar(&o.limit, "limit", 2*time.Minute, "longest turn of floor, ceiling, securefs, cryfs and encfs; five times cmkfs's turn if that is shorter")
 	f.DurationVar(&o.budget, "budget", 50*time.Minute, "after this time no further turn begins; what there is then is shown")
 	f.StringVar(&o.keep, "keep", "", "append the samples, as JSON lines, to this file")
