@@ -13,8 +13,8 @@ import (
 // into a mount's configuration. Options that are for mount(8), systemd and the
 // boot process are accepted and mean nothing here.
 func parseOptions(options []string) (fs.MountConfig, error) {
-	// Permissions are checked by the kernel from modes, owners and ACLs then, so
-	// that other users may be let in, as on any disk.
+	// Other users are let in, as on any disk: the kernel checks their permissions
+	// from modes, owners and ACLs.
 	return changeOptions(fs.MountConfig{AllowOther: true}, options)
 }
 

@@ -277,14 +277,16 @@ func (p *workerProcess) take(r worker.Reply) {
 		p.position.Store(r.Position)
 	}
 	p.unanswered.Store(0) // whatever it says, it is alive
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case r.Sealed != nil:
+	if r.Sealed != nil {
 		// Nobody but our caller reaps the process, so it is still this one.
 		if err := fs.SlowMonitor(p.pid); err != nil {
 			p.log.Debug("the worker's runtime stays as it is", "err", err)
 		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case r.Sealed != nil:
 		select {
 		case p.sealed <- *r.Sealed:
 		default: // only the first counts

@@ -43,7 +43,7 @@ const usage = `bench - measure cmkfs beside ext4, other encrypting file systems 
 
 Usage: go run ./scripts/bench [flags]        as root, after make build
 
-  make bench                      everything, three repetitions, about 45 minutes
+  make bench                      everything, three repetitions, about 50 minutes
   make bench-quick                small sizes, one repetition, under three minutes
   make bench-keys                 does a customer-managed key cost anything? ten minutes
   go run ./scripts/bench -w F     one row of workloads: the small files
@@ -88,7 +88,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.mount, "o", "", "options for `cmkfsd volume mount -o`")
 	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is by default: for all users, the kernel checking permissions")
 	f.DurationVar(&o.limit, "limit", 2*time.Minute, "longest turn of floor, ceiling, securefs, cryfs and encfs; five times cmkfs's turn if that is shorter")
-	f.DurationVar(&o.budget, "budget", 50*time.Minute, "after this time no further turn begins; what there is then is shown")
+	f.DurationVar(&o.budget, "budget", time.Hour, "after this time no further turn begins; what there is then is shown")
 	f.StringVar(&o.keep, "keep", "", "append the samples, as JSON lines, to this file")
 	f.BoolVar(&o.record, "record", false, "record the run although it is not complete")
 	if err := f.Parse(args); err != nil {

@@ -38,6 +38,9 @@ func main() {
 }
 
 func serve(cfg fs.MountConfig, keep bool) error {
+	if err := fs.SlowMonitor(os.Getpid()); err != nil { // as a worker's
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	device, err := fs.Mount(ctx, cfg)
@@ -51,9 +54,6 @@ func serve(cfg fs.MountConfig, keep bool) error {
 	})
 	if err != nil {
 		unix.Unmount(cfg.Mountpoint, unix.MNT_DETACH)
-		return err
-	}
-	if err := fs.SlowMonitor(os.Getpid()); err != nil {
 		return err
 	}
 	stop := make(chan os.Signal, 1)
