@@ -174,6 +174,6 @@ func fillAttr(at meta.Attr, out *fuse.Attr) {
 		Nlink:     at.Nlink,
 		Owner:     fuse.Owner{Uid: at.UID, Gid: at.GID},
 		Rdev:      at.Rdev,
-		Blksize:   blockSize,
+		Blksize:   ioSize,
 	}
 }

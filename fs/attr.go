@@ -9,8 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blockSize is the preferred size of an I/O, and the unit of statfs.
-const blockSize = 4096
+const (
+	// blockSize is the unit of statfs, in bytes, and that of the kernel's pages.
+	blockSize = 4096
+
+	// ioSize is the st_blksize of every file, in bytes: what a program that buffers had best read and write at a
+	// time, as each write is a message. C's stdio takes 8 KiB of it, Python all.
+	ioSize = 64 << 10
+)
 
 // GetAttr returns the attributes of a node.
 func (a *adapter) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
@@ -74,7 +80,7 @@ func (a *adapter) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut)
 	out.SetTimeout(a.timeout())
 	out.Statx = fuse.Statx{
 		Mask:      unix.STATX_BASIC_STATS | unix.STATX_BTIME,
-		Blksize:   blockSize,
+		Blksize:   ioSize,
 		Nlink:     at.Nlink,
 		Uid:       at.UID,
 		Gid:       at.GID,

@@ -81,3 +81,28 @@ func TestServer_Serve_RootOnly(t *testing.T) {
 		t.Errorf("another user: %v, %s", err, out)
 	}
 }
+
+// TestServer_Serve_IOSize: programs that buffer by st_blksize send their data in a
+// sixteenth of the messages that 4 KiB would take. The blocks that df counts are smaller.
+func TestServer_Serve_IOSize(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			r := newRig(t, "mem", mode.cfg)
+			p := r.path("file")
+			must(t, os.WriteFile(p, make([]byte, 4096), 0o644))
+			if st := stat(t, p); st.Blksize != 64<<10 {
+				t.Errorf("st_blksize %d", st.Blksize)
+			}
+			var stx unix.Statx_t
+			must(t, unix.Statx(unix.AT_FDCWD, p, 0, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &stx))
+			if stx.Blksize != 64<<10 {
+				t.Errorf("stx_blksize %d", stx.Blksize)
+			}
+			var fs unix.Statfs_t
+			must(t, unix.Statfs(p, &fs))
+			if fs.Bsize != 4096 || fs.Frsize != 4096 {
+				t.Errorf("statfs: blocks of %d, fragments of %d bytes", fs.Bsize, fs.Frsize)
+			}
+		})
+	}
+}

@@ -43,7 +43,7 @@ const usage = `bench - measure cmkfs beside ext4, other encrypting file systems 
 
 Usage: go run ./scripts/bench [flags]        as root, after make build
 
-  make bench                      everything, three repetitions, about 50 minutes
+  make bench                      everything, three repetitions, about an hour
   make bench-quick                small sizes, one repetition, under three minutes
   make bench-keys                 does a customer-managed key cost anything? ten minutes
   go run ./scripts/bench -w F     one row of workloads: the small files
@@ -52,7 +52,8 @@ Usage: go run ./scripts/bench [flags]        as root, after make build
   go run ./scripts/bench -checks -w F     with the others mounted for all users
 
 Workloads (scripts/fsbench -h): A B sequential, C cached, D random reads, E random
-writes, F small files, G tree, H SQLite, I git, K compile, L latency beside checkpoints.
+writes, F small files, G tree, H SQLite, I git, K compile, L latency beside checkpoints,
+M PostgreSQL, where the others are mounted for all users, too.
 Prints one table of medians; "x" is cmkfs's gain, above 1 it is better, whether more
 or less of the unit is good. A complete run is appended to docs/performance.txt and,
 for programs, docs/performance.jsonl. Exits 1 when a target is missed; with -quick only if it failed.
@@ -83,12 +84,12 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.keys, "keys", false, "compare customer-managed keys with a platform-managed one instead: small sizes, -r repetitions, groups ABEF unless -w says otherwise")
 	f.IntVar(&o.reps, "r", 3, "repetitions of ext4, gocryptfs and cmkfs")
 	f.IntVar(&o.sides, "sides", 1, "repetitions of all others")
-	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L\"; K once)")
+	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L M\"; K once)")
 	with := f.String("with", "", "who takes part beside cmkfs, separated by commas: native, floor, ceiling, gocryptfs, securefs, cryfs, encfs, root-only (cmkfs for one user and without checks, as the others are by default), none; default all")
 	f.StringVar(&o.mount, "o", "", "options for `cmkfsd volume mount -o`")
 	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is by default: for all users, the kernel checking permissions")
 	f.DurationVar(&o.limit, "limit", 2*time.Minute, "longest turn of floor, ceiling, securefs, cryfs and encfs; five times cmkfs's turn if that is shorter")
-	f.DurationVar(&o.budget, "budget", time.Hour, "after this time no further turn begins; what there is then is shown")
+	f.DurationVar(&o.budget, "budget", 75*time.Minute, "after this time no further turn begins; what there is then is shown")
 	f.StringVar(&o.keep, "keep", "", "append the samples, as JSON lines, to this file")
 	f.BoolVar(&o.record, "record", false, "record the run although it is not complete")
 	if err := f.Parse(args); err != nil {
@@ -102,7 +103,7 @@ func parse(args []string) (options, error) {
 		*groups = "ABEF"
 	}
 	if *groups == "" {
-		*groups = "AB CD E F G H I K L"
+		*groups = "AB CD E F G H I K L M"
 		if o.quick {
 			*groups = "AB CD E F G H I L"
 		}

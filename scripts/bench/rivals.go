@@ -58,7 +58,7 @@ var rivals = []rival{
 			return nil, err
 		}
 		args := []string{"-fg", "-q", "-nosyslog", "-passfile", pass}
-		if b.options.checks {
+		if b.checks(t) {
 			args = append(args, "-allow_other") // which has the kernel check permissions, too
 		}
 		return t.launch(b, "", "gocryptfs", append(args, t.dir, t.mount)...)
@@ -67,13 +67,13 @@ var rivals = []rival{
 		if _, err := b.Do("securefs", "create", "--pass", "bench", "--pbkdf", "pkcs5-pbkdf2-hmac-sha256", "-r", "1000", t.dir); err != nil {
 			return nil, err
 		}
-		return t.launch(b, "", "securefs", append([]string{"mount", "--pass", "bench", t.dir, t.mount}, b.checking("-o")...)...)
+		return t.launch(b, "", "securefs", append([]string{"mount", "--pass", "bench", t.dir, t.mount}, b.checking(t, "-o")...)...)
 	}},
 	{"cryfs", false, func(b *bench, t *turn) (*stage.Process, error) {
-		return t.launch(b, "bench\n", "cryfs", append([]string{"-f", "--allow-replaced-filesystem", t.dir, t.mount}, b.checking("-o")...)...)
+		return t.launch(b, "bench\n", "cryfs", append([]string{"-f", "--allow-replaced-filesystem", t.dir, t.mount}, b.checking(t, "-o")...)...)
 	}},
 	{"encfs", false, func(b *bench, t *turn) (*stage.Process, error) {
-		return t.launch(b, "bench\n", "encfs", append([]string{"-f", "-S", "--standard", t.dir, t.mount}, b.checking("--", "-o")...)...)
+		return t.launch(b, "bench\n", "encfs", append([]string{"-f", "-S", "--standard", t.dir, t.mount}, b.checking(t, "--", "-o")...)...)
 	}},
 	{rootOnly, false, func(b *bench, t *turn) (*stage.Process, error) {
 		return startCmkfs(b, t, strings.TrimPrefix(b.options.mount+",noallow_other", ","))
@@ -125,10 +125,13 @@ func choose(names string) ([]rival, error) {
 	return chosen, nil
 }
 
+// checks reports whether the others serve all users in a turn, the kernel checking.
+func (b *bench) checks(t *turn) bool { return b.options.checks || strings.Contains(t.group, "M") }
+
 // checking is what follows a rival's arguments so that it serves all users and the
 // kernel checks their permissions, as with cmkfs, and nothing unless that is asked for.
-func (b *bench) checking(introduction ...string) []string {
-	if !b.options.checks {
+func (b *bench) checking(t *turn, introduction ...string) []string {
+	if !b.checks(t) {
 		return nil
 	}
 	return append(introduction, "allow_other,default_permissions")

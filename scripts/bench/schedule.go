@@ -37,6 +37,12 @@ func repeats(group string, rep, reps, sides int) bool {
 	return rep == sidesFrom(reps, sides) || !strings.Contains(group, "K")
 }
 
+// takes says whether a file system has turns of a group. PostgreSQL does not run as
+// root: a mount for root alone keeps it out, and the ceiling knows no permissions.
+func takes(r rival, group string) bool {
+	return !strings.Contains(group, "M") || r.name != rootOnly && r.name != ceiling
+}
+
 const (
 	// hangLimit ends a turn of those that are judged.
 	hangLimit = 10 * time.Minute

@@ -66,6 +66,22 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// TestTakes: PostgreSQL is not run where only root gets in.
+func TestTakes(t *testing.T) {
+	var out []string
+	for _, r := range rivals {
+		if !takes(r, "L") {
+			t.Errorf("%s has no turn of L", r.name)
+		}
+		if !takes(r, "M") {
+			out = append(out, r.name)
+		}
+	}
+	if !slices.Equal(out, []string{ceiling, rootOnly}) {
+		t.Errorf("%q have no turn of M", out)
+	}
+}
+
 func TestLimit(t *testing.T) {
 	side, judged := rival{name: "cryfs"}, rival{name: cmkfs, judged: true}
 	for _, c := range []struct {
@@ -86,7 +102,7 @@ func TestLimit(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	o, err := parse(nil)
-	if err != nil || !o.complete || len(o.rivals) != len(rivals) || len(o.groups) != 9 {
+	if err != nil || !o.complete || len(o.rivals) != len(rivals) || len(o.groups) != 10 {
 		t.Errorf("no flags: %+v, %v", o, err)
 	}
 	o, err = parse([]string{"-quick"})

@@ -39,7 +39,13 @@ var targets = []target{
 }
 
 // durable rows consist of operations that wait for the disk.
-func (id rowID) durable() bool { return id.workload == "H" || id.metric == "rand_write_fdatasync" }
+func (id rowID) durable() bool {
+	switch id.metric {
+	case "rand_write_fdatasync", "insert_wal", "insert_delete", "pgbench_1", "pgbench_8":
+		return true
+	}
+	return false
+}
 
 // unjudged rows are shown without a comparison with the others: costs, single
 // latencies, and what is no goal.
