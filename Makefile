@@ -59,7 +59,7 @@ endif
 
 BENCHFLAGS ?=
 
-bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (50 minutes)
+bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (an hour)
 	scripts/install-deps bench
 	go run ./scripts/bench $(BENCHFLAGS)
 
