@@ -194,7 +194,8 @@ func (v *memVolume) ListXattr(uint64) ([]string, error)      { return nil, nil }
 func (v *memVolume) Statfs() (meta.Usage, error)             { return meta.Usage{FreeBytes: 1 << 30}, nil }
 func (v *memVolume) Orphans() []uint64                       { return nil }
 
-func (v *memVolume) Sync(context.Context) error { return nil }
+func (v *memVolume) Sync(context.Context) error             { return nil }
+func (v *memVolume) SyncFile(context.Context, uint64) error { return nil }
 
 func (v *memVolume) TryForget(ino uint64) (bool, error) { return true, v.Forget(ino) }
 

@@ -91,7 +91,7 @@ func (a *adapter) hasPriv(ino uint64) bool {
 // sequence, so there is no less to sync than all of it.
 func (a *adapter) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	// The wait cannot be given up: FUSE cancels on any signal.
-	return a.errs.status("fsync", in.NodeId, a.vol.Sync(context.Background()))
+	return a.errs.status("fsync", in.NodeId, a.vol.SyncFile(context.Background(), in.NodeId))
 }
 
 // FsyncDir is Fsync for directories.

@@ -39,6 +39,8 @@ type Volume interface {
 	ListXattr(ino uint64) ([]string, error)
 	RemoveXattr(c meta.Caller, ino uint64, name string) error
 	Sync(ctx context.Context) error
+	// SyncFile is Sync, asked for because of one file.
+	SyncFile(ctx context.Context, ino uint64) error
 	Statfs() (meta.Usage, error)
 	// Forget tells that the kernel let go of an inode; an unlinked one is
 	// reclaimed then. TryForget is Forget if that need not wait; else done is

@@ -1,11 +1,12 @@
 package meta
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 )
 
-// The data of a small write can travel inside its journal record: then write and
+// The data of a write can travel inside its journal record: then write and
 // fsync are one flush of one file, and the next checkpoint puts the data beside its
 // neighbours. Or it goes to a segment at once, as large writes do: then it is written
 // once instead of twice, and no checkpoint has to move it, but the next flush is one
@@ -14,6 +15,9 @@ import (
 const (
 	// segmentThreshold is from how many bytes of whole pages on a write is large.
 	segmentThreshold = 32 << 10
+	// journalMost bounds how many bytes a large write, and what was written to the file
+	// since it was flushed, have together if it travels in the journal all the same.
+	journalMost = 256 << 10
 	// directFrom is how many bytes small writes of whole pages may have brought since
 	// somebody asked for a flush before they go to segments.
 	directFrom = 1 << 20
@@ -27,8 +31,20 @@ const (
 type dataLock struct {
 	sync.Mutex
 	end    uint64       // where the last write to one of them ended, in bytes
-	writes atomic.Int64 // small ones since the last freeze
+	writes atomic.Int64 // those into the journal since the last freeze
+	since  atomic.Int64 // bytes written since somebody asked to flush one of them
+	little atomic.Bool  // the last time somebody asked, they fitted the journal
 }
+
+// SyncFile is Sync for who has written to one file, and will probably do it again.
+func (v *Volume) SyncFile(ctx context.Context, ino uint64) error {
+	lock := v.dataLock(ino)
+	lock.little.Store(lock.since.Swap(0) <= v.journalMost())
+	return v.Sync(ctx)
+}
+
+// journalMost is journalMost, or less if the journal's files are small.
+func (v *Volume) journalMost() int64 { return min(journalMost, v.journal.size/4) }
 
 // direct returns the pages [first, stop) of a write of bytes [off, end) that go to a
 // segment at once, none if first is not below stop. Empty says that the file has no
@@ -45,10 +61,14 @@ func (v *Volume) direct(lock *dataLock, off, end uint64, empty bool) (first, sto
 	if whole {
 		stop = (end + pageSize - 1) / pageSize
 	}
-	if large {
+	since := lock.since.Add(int64(end - off))
+	if large && (since > v.journalMost() || !lock.little.Load()) {
 		return first, stop
 	}
 	lock.writes.Add(1)
+	if large {
+		return 0, 0
+	}
 	aligned := off == first*pageSize && end == stop*pageSize // or the rest of it would lie elsewhere
 	if stop <= first || !aligned && !whole || v.unflushed.Add(int64(end-off)) <= directFrom {
 		return 0, 0

@@ -68,6 +68,8 @@ func (f notedFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
+func (f notedFile) WriteBehind(p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
+
 func (f notedFile) ReadAt(p []byte, off int64) (int, error) {
 	f.add("read", off, int64(len(p)))
 	if f.to.onRead != nil {
@@ -190,6 +192,56 @@ func TestVolume_SmallWrites_JournalOrSegment(t *testing.T) {
 	}
 	if got := wrote(2<<20, 32<<10); got != 32<<10 {
 		t.Errorf("after a flush %d bytes of a large write went to a segment", got)
+	}
+}
+
+// TestVolume_LargeWrites_JournalOrSegment: where the data of large writes to a file
+// goes that is flushed, by its size and what was written before.
+func TestVolume_LargeWrites_JournalOrSegment(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	most := v.JournalMost()
+	const all = -1
+	for i, c := range []struct {
+		what  string
+		flush uint64  // the file that is flushed before
+		sizes []int64 // of the writes
+		want  int64   // bytes that the last one brings to segments
+	}{
+		{"after the writes that made the file", ino, []int64{most}, all},
+		{"after as much as fits", ino, []int64{most}, 0},
+		{"again", ino, []int64{most}, 0},
+		{"a page too much", ino, []int64{most + 4096}, all},
+		{"after too much", ino, []int64{64 << 10}, all},
+		{"after little", ino, []int64{64 << 10}, 0},
+		{"several that fit", ino, []int64{32 << 10, 64 << 10, 96 << 10}, 0},
+		{"several that do not", ino, []int64{96 << 10, 96 << 10, 96 << 10}, all},
+		{"after several that did not", ino, []int64{32 << 10}, all},
+		{"not flushed, since the last", 0, []int64{64 << 10}, all},
+		{"flushed", ino, []int64{64 << 10}, 0},
+		{"another file flushed", ino + 1, []int64{most - 60<<10}, all},
+	} {
+		if c.flush != 0 {
+			if err := v.SyncFile(t.Context(), c.flush); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var data []byte
+		for _, n := range c.sizes {
+			data = bytes.Repeat([]byte{'a' + byte(i)}, int(n))
+			calls.calls = nil
+			must[int](t)(v.Write(meta.Caller{}, ino, data, 0))
+		}
+		want := c.want
+		if want == all {
+			want = int64(len(data))
+		}
+		if got := calls.written(); got != want {
+			t.Errorf("%s: %d bytes went to a segment, want %d", c.what, got, want)
+		}
+		got := make([]byte, len(data))
+		if must[int](t)(v.Read(ino, got, 0)); !bytes.Equal(got, data) {
+			t.Errorf("%s: read something else", c.what)
+		}
 	}
 }
 

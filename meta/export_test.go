@@ -107,6 +107,9 @@ func (v *Volume) ForgetTorn() {
 	clear(v.torn.chunks)
 }
 
+// JournalMost is how much of a flushed file's large writes goes to the journal.
+func (v *Volume) JournalMost() int64 { return v.journalMost() }
+
 // FlushedLongAgo has small writes go to segments, until the next flush.
 func (v *Volume) FlushedLongAgo() { v.unflushed.Store(directFrom) }
 

@@ -129,19 +129,30 @@ func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
 	return next, nil
 }
 
-// hostCrash checks that what was synced survives a crash of the host now.
+// hostCrash checks that what was synced survives a crash of the host now, and the
+// death of the process when the host has dropped what it could not write.
 func (r *faultRun) hostCrash() error {
 	h := &history{cfg: r.cfg, dumps: r.dumps}
-	rec, err := r.rec.State(r.rec.Len(), nothing)
+	crashed, err := r.rec.State(r.rec.Len(), nothing)
 	if err != nil {
 		return err
 	}
-	defer rec.Close()
-	v, _, err := h.expect(rec, 0, len(r.dumps)-1)
+	defer crashed.Close()
+	evicted, err := r.rec.Evicted(r.rec.Len())
 	if err != nil {
 		return err
 	}
-	return v.Abandon()
+	defer evicted.Close()
+	for name, rec := range map[string]*store.Recorder{"crash": crashed, "evicted": evicted} {
+		v, _, err := h.expect(rec, 0, len(r.dumps)-1)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := v.Abandon(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // play runs the script, and says whether the fault came.

@@ -134,6 +134,7 @@ func (g *generator) try(m *model, kind string) (op, bool) {
 		o.ino = g.choose(m, func(n *node) bool { return n.nlink == 0 })
 		return o, o.ino != 0
 	case "sync":
+		o.ino = g.file(m)
 		return o, true
 	}
 	o.ino = g.file(m)

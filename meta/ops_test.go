@@ -98,7 +98,7 @@ func (o op) run(v *meta.Volume, c meta.Caller) outcome {
 	case "forget":
 		return done(v.Forget(o.ino))
 	case "sync":
-		return done(v.Sync(context.Background()))
+		return done(v.SyncFile(context.Background(), o.ino))
 	}
 	panic("unknown operation " + o.kind)
 }

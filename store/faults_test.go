@@ -128,6 +128,11 @@ func TestFaulty_LostFlush(t *testing.T) {
 	wantFile(t, r, "f", fill(1, 1024))
 	wantFile(t, state(t, r, r.Len(), none), "f", nil)
 	write(t, f, 0, fill(1, 512))
+	// The host may have dropped from its memory what it has not on its disk.
+	e, err := r.Evicted(r.Len())
+	must(t, err)
+	t.Cleanup(func() { e.Close() })
+	wantFile(t, e, "f", fill(1, 512))
 	k := killed(t, r, r.Len())
 	g, err := k.Open("f")
 	must(t, err)

@@ -140,6 +140,13 @@ func (r *Recorder) Killed(upto int) (*Recorder, error) {
 	return newRecorder(r.parent, d, pending)
 }
 
+// Evicted is Killed when the host has dropped from its memory what failed syncs did
+// not write (EventLost), as it may: nobody sees that any more.
+func (r *Recorder) Evicted(upto int) (*Recorder, error) {
+	d, pending := r.at(upto)
+	return newRecorder(r.parent, d, slices.DeleteFunc(pending, func(c *change) bool { return c.lost }))
+}
+
 // at returns a copy of the durable state and the pending changes at a position.
 func (r *Recorder) at(upto int) (*disk, []*change) {
 	r.mu.Lock()

@@ -61,6 +61,10 @@ type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
+	// WriteBehind is WriteAt for much data that nobody will read soon: where the host
+	// can, it begins to write it to its disk at once and keeps none of it in its memory
+	// afterwards. If that fails, Sync says so, and the range may read as it was before.
+	WriteBehind(p []byte, off int64) (int, error)
 	// ReadCached fills p from byte off on with what the host has in its memory, and
 	// does not wait for the disk. False if that is not all of it, or the host cannot
 	// say; p is undefined then.

@@ -149,6 +149,7 @@ func (e *engine) Readlink(ino uint64) (string, error) {
 func (e *engine) GetXattr(uint64, string) ([]byte, error) { return nil, meta.ErrNoAttr }
 func (e *engine) ListXattr(uint64) ([]string, error)      { return nil, nil }
 func (e *engine) Orphans() []uint64                       { return nil }
+func (e *engine) SyncFile(context.Context, uint64) error  { return nil }
 func (e *engine) Sync(context.Context) error              { return nil }
 
 func (e *engine) Accessed(uint64) error           { return nil }
