@@ -81,10 +81,7 @@ func (seg *segment) read(buf []byte, phys uint32) error {
 	switch {
 	case size >= prefetchFrom:
 		seg.file.Prefetch(off, size)
-	case size < neighbours:
-		if seg.file.ReadCached(buf, off) {
-			return nil
-		}
+	case size < neighbours && !seg.file.Cached(off, size):
 		from := off &^ (neighbours - 1)
 		seg.file.Prefetch(from, max(neighbours, off+size-from))
 	}

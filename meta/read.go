@@ -148,12 +148,11 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 				if j == len(p.ptrs) { // there is nothing else to tell of
 					return seg.read(buf, phys)
 				}
-				if seg.file.ReadCached(buf, int64(phys)*pageSize) {
-					return nil
-				}
-				awaited = true
-				if err := v.prefetch(p.ptrs[i:]); err != nil {
-					return err
+				if !seg.file.Cached(int64(phys)*pageSize, int64(len(buf))) {
+					awaited = true
+					if err := v.prefetch(p.ptrs[i:]); err != nil {
+						return err
+					}
 				}
 			}
 			return readFull(seg.file, buf, int64(phys)*pageSize)

@@ -233,7 +233,7 @@ func (h *faultyFile) Sync() error {
 	return fault.err("Sync", h.name)
 }
 
-func (h *faultyFile) ReadCached([]byte, int64) bool { return false }
+func (h *faultyFile) Cached(off, n int64) bool { return false }
 
 func (h *faultyFile) Prefetch(int64, int64) {}
 

@@ -278,7 +278,7 @@ func (f *recordFile) loseUnsynced() {
 	f.r.recordLocked(&change{Event: Event{Kind: EventLost, Name: f.name}, file: f.file})
 }
 
-func (f *recordFile) ReadCached([]byte, int64) bool { return false }
+func (f *recordFile) Cached(off, n int64) bool { return false }
 
 func (f *recordFile) Prefetch(int64, int64) {}
 

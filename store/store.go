@@ -65,10 +65,9 @@ type File interface {
 	// can, it begins to write it to its disk at once and keeps none of it in its memory
 	// afterwards. If that fails, Sync says so, and the range may read as it was before.
 	WriteBehind(p []byte, off int64) (int, error)
-	// ReadCached fills p from byte off on with what the host has in its memory, and
-	// does not wait for the disk. False if that is not all of it, or the host cannot
-	// say; p is undefined then.
-	ReadCached(p []byte, off int64) bool
+	// Cached reports whether the host has all of [off, off+n) in its memory or on the
+	// way there; false if it cannot say.
+	Cached(off, n int64) bool
 	// Prefetch advises the host to begin to read [off, off+n) and does not wait.
 	Prefetch(off, n int64)
 	// Sync makes data and size durable (fdatasync).
