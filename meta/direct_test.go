@@ -359,3 +359,20 @@ func TestVolume_Read_HostIsToldFirst(t *testing.T) {
 		}
 	}
 }
+
+// TestAround: who reads a little of a large file comes by hardly ever again.
+func TestAround(t *testing.T) {
+	const gib = 1 << 30 / 4096 // pages
+	for _, c := range []struct {
+		pages uint64
+		n     int
+		want  int64
+	}{
+		{1, 4096, 32 << 10}, {gib, 4096, 32 << 10}, {gib + 1, 4096, 4096},
+		{gib + 1, 128<<10 - 1, 4096}, {gib + 1, 128 << 10, 32 << 10}, {1000 * gib, 1 << 20, 32 << 10},
+	} {
+		if got := meta.Around(c.pages, c.n); got != c.want {
+			t.Errorf("a read of %d bytes of %d pages fetches %d around, want %d", c.n, c.pages, got, c.want)
+		}
+	}
+}

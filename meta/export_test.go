@@ -110,6 +110,10 @@ func (v *Volume) ForgetTorn() {
 // JournalMost is how much of a flushed file's large writes goes to the journal.
 func (v *Volume) JournalMost() int64 { return v.journalMost() }
 
+// Around is how much is fetched of what a read of n bytes has to wait for, in a file
+// that has so many pages.
+func Around(pages uint64, n int) int64 { return (&readPlan{mapped: pages}).around(n) }
+
 // FlushedLongAgo has small writes go to segments, until the next flush.
 func (v *Volume) FlushedLongAgo() { v.unflushed.Store(directFrom) }
 

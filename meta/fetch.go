@@ -18,6 +18,9 @@ const (
 	// comes by sooner or later. Disks that are rented allow some 40 KiB for each
 	// operation they allow, so who never comes by loses nothing there either.
 	neighbours = 32 << 10
+	// mostCovered is up to how many bytes of a file that holds: who reads a larger one
+	// at random has long stopped before it has come by twice anywhere.
+	mostCovered = 1 << 30
 )
 
 // runEnd returns the end of the blocks from ptrs[i] on that lie side by side in a
@@ -35,10 +38,19 @@ func runPages(run []located) int {
 	return int(last.phys + uint32(last.blk) - run[0].phys)
 }
 
-// prefetch tells the host of all blocks that will be read, and of their neighbours:
+// around is how many bytes, aligned, are fetched of what a read of n bytes has to
+// wait for.
+func (p *readPlan) around(n int) int64 {
+	if n < prefetchFrom && p.mapped > mostCovered/pageSize {
+		return pageSize
+	}
+	return neighbours
+}
+
+// prefetch tells the host of all blocks that will be read, and of what is around them:
 // what was written at random lies in pieces, and who reads it one after the other
 // comes by all of them.
-func (v *Volume) prefetch(ptrs []located) error {
+func (v *Volume) prefetch(ptrs []located, around int64) error {
 	type window struct {
 		seg *segment
 		off int64
@@ -58,7 +70,7 @@ func (v *Volume) prefetch(ptrs []located) error {
 		}
 		off := int64(ptrs[i].phys) * pageSize
 		stop := off + int64(runPages(ptrs[i:j]))*pageSize
-		for w := (window{seg, off &^ (neighbours - 1)}); w.off < stop; w.off += neighbours {
+		for w := (window{seg, off &^ (around - 1)}); w.off < stop; w.off += around {
 			if told[w] {
 				continue
 			}
@@ -67,7 +79,7 @@ func (v *Volume) prefetch(ptrs []located) error {
 				tell()
 				first = w
 			}
-			end = window{seg, w.off + neighbours}
+			end = window{seg, w.off + around}
 		}
 		i = j
 	}
@@ -75,15 +87,16 @@ func (v *Volume) prefetch(ptrs []located) error {
 	return nil
 }
 
-// read reads what the segment holds from page phys on.
-func (seg *segment) read(buf []byte, phys uint32) error {
+// read reads what the segment holds from page phys on, and fetches what is around it
+// if it has to wait.
+func (seg *segment) read(buf []byte, phys uint32, around int64) error {
 	off, size := int64(phys)*pageSize, int64(len(buf))
 	switch {
 	case size >= prefetchFrom:
 		seg.file.Prefetch(off, size)
-	case size < neighbours && !seg.file.Cached(off, size):
-		from := off &^ (neighbours - 1)
-		seg.file.Prefetch(from, max(neighbours, off+size-from))
+	case size < around && !seg.file.Cached(off, size):
+		from := off &^ (around - 1)
+		seg.file.Prefetch(from, max(around, off+size-from))
 	}
 	return readFull(seg.file, buf, off)
 }

@@ -8,6 +8,7 @@ import (
 type readPlan struct {
 	ptrs   []located         // in the order of the file
 	inline map[uint64][]byte // page → small data
+	mapped uint64            // pages the file has
 }
 
 // located is a pointer with its place in the file.
@@ -19,7 +20,7 @@ type located struct {
 // plan looks up where pages [from, to) of an inode are, into room if that is
 // enough. The caller holds v.mu.
 func (v *Volume) plan(room []located, n *inode, from, to uint64) (p readPlan, err error) {
-	p.ptrs = room[:0]
+	p.ptrs, p.mapped = room[:0], n.pages
 	switch {
 	case n.inline > 0 && to-from == 1:
 		k := key{tablePage, n.ino, from}
@@ -136,6 +137,7 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 	if holes > 0 {
 		clear(dst)
 	}
+	around := p.around(len(dst))
 	awaited := false // the host has been told of all that is read
 	for i := 0; i < len(p.ptrs); {
 		j := runEnd(p.ptrs, i)
@@ -146,11 +148,11 @@ func (v *Volume) fill(p *readPlan, dst []byte, off uint64) error {
 		err = seg.readRun(p.ptrs[i:j], dst, off, func(buf []byte, phys uint32) error {
 			if !awaited {
 				if j == len(p.ptrs) { // there is nothing else to tell of
-					return seg.read(buf, phys)
+					return seg.read(buf, phys, around)
 				}
 				if !seg.file.Cached(int64(phys)*pageSize, int64(len(buf))) {
 					awaited = true
-					if err := v.prefetch(p.ptrs[i:]); err != nil {
+					if err := v.prefetch(p.ptrs[i:], around); err != nil {
 						return err
 					}
 				}

@@ -339,7 +339,7 @@ func (s *segments) readBlock(p *pointer, scratch []byte) ([]byte, error) {
 		return nil, err
 	}
 	n := int(p.blk) * pageSize
-	if err := seg.read(scratch[:n], p.phys); err != nil {
+	if err := seg.read(scratch[:n], p.phys, neighbours); err != nil {
 		return nil, fmt.Errorf("read %s: %w", segmentName(p.seg), err)
 	}
 	return seg.open(p, nil, scratch[:n+tagSize])

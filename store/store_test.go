@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cmkfs/store"
 )
@@ -378,6 +381,42 @@ func TestDir_WriteBehind_IsNotKept(t *testing.T) {
 	must(t, f.Sync())
 	if kept, want := f.Cached(0, int64(len(data))), !store.CanWriteBehind(t, d.Path("f")); kept != want {
 		t.Errorf("the host keeps what was written: %v, want %v", kept, want)
+	}
+}
+
+// Asking what the host has cached does not make it read.
+func TestDir_Cached(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	f, err := d.Create("f", 1<<20)
+	must(t, err)
+	defer f.Close()
+	must(t, f.Sync())
+	if !f.Cached(0, 1<<20) || !f.Cached(4096, 8192) || f.Cached(0, 0) {
+		t.Error("what was just written is not cached, or nothing is")
+	}
+	host, err := os.Open(d.Path("f"))
+	must(t, err)
+	defer host.Close()
+	var st unix.Statfs_t
+	must(t, unix.Fstatfs(int(host.Fd()), &st))
+	if st.Type == unix.TMPFS_MAGIC {
+		return // which is memory
+	}
+	must(t, unix.Fadvise(int(host.Fd()), 0, 0, unix.FADV_DONTNEED))
+	for range 10 {
+		if f.Cached(512<<10, 8192) {
+			t.Fatal("what the host has dropped is cached")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	must(t, unix.Fadvise(int(host.Fd()), 0, 0, unix.FADV_RANDOM))
+	_, err = host.ReadAt(make([]byte, 8192), 512<<10)
+	must(t, err)
+	if !f.Cached(512<<10, 8192) {
+		t.Error("what was just read is not cached")
+	}
+	if f.Cached(256<<10, 512<<10) {
+		t.Error("of what is cached in part, all is")
 	}
 }
 
