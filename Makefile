@@ -59,7 +59,7 @@ endif
 
 BENCHFLAGS ?=
 
-bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (an hour)
+bench: deps build       ## all workloads beside ext4, FUSE's bounds and four others, judged (over an hour)
 	scripts/install-deps bench
 	go run ./scripts/bench $(BENCHFLAGS)
 

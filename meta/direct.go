@@ -34,6 +34,8 @@ type dataLock struct {
 	writes atomic.Int64 // those into the journal since the last freeze
 	since  atomic.Int64 // bytes written since somebody asked to flush one of them
 	little atomic.Bool  // the last time somebody asked, they fitted the journal
+	read   atomic.Int64 // where the last read of one of them began, in bytes
+	step   atomic.Int64 // how far that was from the one before
 }
 
 // SyncFile is Sync for who has written to one file, and will probably do it again.

@@ -376,3 +376,33 @@ func TestAround(t *testing.T) {
 		}
 	}
 }
+
+// TestVolume_Read_Strided: of a file that is read in wide steps nothing but what is
+// asked for is fetched, from the third step on.
+func TestVolume_Read_Strided(t *testing.T) {
+	v, calls, ino := notedVolume(t)
+	// around reports which of the reads at these offsets fetched what is around them.
+	around := func(offs ...int64) (did []bool) {
+		t.Helper()
+		for _, off := range offs {
+			calls.calls = nil
+			must[int](t)(v.Read(ino, make([]byte, 4096), off<<10))
+			did = append(did, slices.ContainsFunc(calls.calls, func(c fileCall) bool { return c.kind == "prefetch" }))
+		}
+		return did
+	}
+	for _, c := range []struct {
+		what string
+		offs []int64 // KiB
+		want []bool
+	}{
+		{"forward", []int64{0, 64, 128, 192, 256}, []bool{true, true, false, false, false}},
+		{"backward", []int64{1024, 900, 776, 652}, []bool{true, true, false, false}},
+		{"narrow", []int64{2048, 2080, 2112, 2144}, []bool{true, true, true, true}},
+		{"at random", []int64{3000, 100, 1700, 60, 2500}, []bool{true, true, true, true, true}},
+	} {
+		if got := around(c.offs...); !slices.Equal(got, c.want) {
+			t.Errorf("%s: fetched what is around %v, want %v", c.what, got, c.want)
+		}
+	}
+}

@@ -38,10 +38,17 @@ func runPages(run []located) int {
 	return int(last.phys + uint32(last.blk) - run[0].phys)
 }
 
+// strides notes where a read begins, and reports whether the reads of a file come in
+// equal steps, so wide that nobody reads what is between.
+func (l *dataLock) strides(off int64) bool {
+	step := off - l.read.Swap(off)
+	return l.step.Swap(step) == step && max(step, -step) > neighbours
+}
+
 // around is how many bytes, aligned, are fetched of what a read of n bytes has to
 // wait for.
 func (p *readPlan) around(n int) int64 {
-	if n < prefetchFrom && p.mapped > mostCovered/pageSize {
+	if n < prefetchFrom && (p.strided || p.mapped > mostCovered/pageSize) {
 		return pageSize
 	}
 	return neighbours

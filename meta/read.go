@@ -6,9 +6,10 @@ import (
 
 // readPlan is where the pages of a range of a file are.
 type readPlan struct {
-	ptrs   []located         // in the order of the file
-	inline map[uint64][]byte // page → small data
-	mapped uint64            // pages the file has
+	ptrs    []located         // in the order of the file
+	inline  map[uint64][]byte // page → small data
+	mapped  uint64            // pages the file has
+	strided bool              // nobody reads what is between
 }
 
 // located is a pointer with its place in the file.
@@ -120,6 +121,7 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int,
 	if err != nil || !found {
 		return 0, err
 	}
+	p.strided = v.dataLock(ino).strides(int64(off))
 	if len(dst) >= prefetchFrom && pieces(p.ptrs)*neighbours > len(dst) {
 		v.torn.read(chunk{ino, off / (chunkPages * pageSize)})
 	}

@@ -43,7 +43,7 @@ const usage = `bench - measure cmkfs beside ext4, other encrypting file systems 
 
 Usage: go run ./scripts/bench [flags]        as root, after make build
 
-  make bench                      everything, three repetitions, about an hour
+  make bench                      everything, three repetitions, over an hour
   make bench-quick                small sizes, one repetition, under three minutes
   make bench-keys                 does a customer-managed key cost anything? ten minutes
   go run ./scripts/bench -w F     one row of workloads: the small files
@@ -84,12 +84,12 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.keys, "keys", false, "compare customer-managed keys with a platform-managed one instead: small sizes, -r repetitions, groups ABEF unless -w says otherwise")
 	f.IntVar(&o.reps, "r", 3, "repetitions of ext4, gocryptfs and cmkfs")
 	f.IntVar(&o.sides, "sides", 1, "repetitions of all others")
-	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L M\"; K once)")
+	groups := f.String("w", "", "groups of workload letters, separated by spaces; the letters of one share their files (default \"AB CD E F G H I K L M N\"; K once)")
 	with := f.String("with", "", "who takes part beside cmkfs, separated by commas: native, floor, ceiling, gocryptfs, securefs, cryfs, encfs, root-only (cmkfs for one user and without checks, as the others are by default), none; default all")
 	f.StringVar(&o.mount, "o", "", "options for `cmkfsd volume mount -o`")
 	f.BoolVar(&o.checks, "checks", false, "mount the others as cmkfs is by default: for all users, the kernel checking permissions")
 	f.DurationVar(&o.limit, "limit", 2*time.Minute, "longest turn of floor, ceiling, securefs, cryfs and encfs; five times cmkfs's turn if that is shorter")
-	f.DurationVar(&o.budget, "budget", 75*time.Minute, "after this time no further turn begins; what there is then is shown")
+	f.DurationVar(&o.budget, "budget", 85*time.Minute, "after this time no further turn begins; what there is then is shown")
 	f.StringVar(&o.keep, "keep", "", "append the samples, as JSON lines, to this file")
 	f.BoolVar(&o.record, "record", false, "record the run although it is not complete")
 	if err := f.Parse(args); err != nil {
@@ -103,7 +103,7 @@ func parse(args []string) (options, error) {
 		*groups = "ABEF"
 	}
 	if *groups == "" {
-		*groups = "AB CD E F G H I K L M"
+		*groups = "AB CD E F G H I K L M N"
 		if o.quick {
 			*groups = "AB CD E F G H I L"
 		}

@@ -83,7 +83,7 @@ func (b *bench) prepare() error {
 	tarball, tar := b.Path("src.tar"), []string{"-C", goroot, "-cf", b.Path("src.tar"), "src"}
 	if b.options.quick || b.options.keys {
 		tar = []string{"-C", filepath.Join(goroot, "src"), "-cf", tarball, "net", "go", "crypto"}
-		b.args = []string{"-s", "256", "-S", "128", "-t", "2", "-f", "3000", "-R", "400", "-L", "3", "-M", "2", "--alone", "0"}
+		b.args = []string{"-s", "256", "-S", "128", "-t", "2", "-f", "3000", "-R", "400", "-L", "3", "-M", "2", "--alone", "0", "--large", "256"}
 	} else {
 		b.args = []string{"-t", "5", "-L", "12", "-M", "6"}
 	}

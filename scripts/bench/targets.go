@@ -41,7 +41,7 @@ var targets = []target{
 // durable rows consist of operations that wait for the disk.
 func (id rowID) durable() bool {
 	switch id.metric {
-	case "rand_write_fdatasync", "insert_wal", "insert_delete", "pgbench_1", "pgbench_8":
+	case "rand_write_fdatasync", "insert_wal", "insert_delete", "pgbench_1", "pgbench_8", "write_64k_fdatasync", "write_256k_fdatasync":
 		return true
 	}
 	return false
