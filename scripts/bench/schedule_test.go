@@ -102,7 +102,7 @@ func TestLimit(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	o, err := parse(nil)
-	if err != nil || !o.complete || len(o.rivals) != len(rivals) || len(o.groups) != 10 {
+	if err != nil || !o.complete || len(o.rivals) != len(rivals) || len(o.groups) != 11 {
 		t.Errorf("no flags: %+v, %v", o, err)
 	}
 	o, err = parse([]string{"-quick"})
