@@ -243,7 +243,12 @@ func runFromMount(t *testing.T, r *rig) (program string, text func() ([]byte, er
 	})
 	pid := cmd.Process.Pid
 	var at int64
-	eventually(t, "the program runs", func() bool {
+	// Not before it sleeps: until then it needs its text.
+	eventually(t, "the program sleeps", func() bool {
+		call, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+		if !bytes.HasPrefix(call, fmt.Appendf(nil, "%d ", unix.SYS_CLOCK_NANOSLEEP)) {
+			return false
+		}
 		maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 		for line := range strings.Lines(string(maps)) {
 			if strings.HasSuffix(strings.TrimSpace(line), r.path("sleep")) {
