@@ -38,11 +38,11 @@ func runPages(run []located) int {
 	return int(last.phys + uint32(last.blk) - run[0].phys)
 }
 
-// strides notes where a read begins, and reports whether the reads of a file come in
-// equal steps, so wide that nobody reads what is between.
-func (l *dataLock) strides(off int64) bool {
+// strides notes where a read of n bytes begins, and reports whether the reads of a
+// file come in equal steps with a wide gap between them, which nobody reads.
+func (l *dataLock) strides(off int64, n int) bool {
 	step := off - l.read.Swap(off)
-	return l.step.Swap(step) == step && max(step, -step) > neighbours
+	return l.step.Swap(step) == step && max(step, -step) > int64(n)+neighbours/2
 }
 
 // around is how many bytes, aligned, are fetched of what a read of n bytes has to

@@ -121,7 +121,7 @@ func (v *Volume) readOnce(ino uint64, dst []byte, off uint64, access bool) (int,
 	if err != nil || !found {
 		return 0, err
 	}
-	p.strided = v.dataLock(ino).strides(int64(off))
+	p.strided = v.dataLock(ino).strides(int64(off), len(dst))
 	if len(dst) >= prefetchFrom && pieces(p.ptrs)*neighbours > len(dst) {
 		v.torn.read(chunk{ino, off / (chunkPages * pageSize)})
 	}

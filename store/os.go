@@ -294,8 +294,8 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, wrap("write", o.name, err)
 }
 
-// writesBehind says whether RWF_DONTCACHE may be used: Linux 6.14 has it, but drops
-// pages while they are being written.
+// writesBehind says whether RWF_DONTCACHE may be used: kernels before 6.16 that have
+// it could drop pages that were still being written, as far as we know.
 var writesBehind = sync.OnceValue(func() bool { return kernel.AtLeast(6, 16) })
 
 func (o *osFile) WriteBehind(p []byte, off int64) (int, error) {
