@@ -18,6 +18,7 @@ import (
 //	64       inflightSlots × 8 bytes: uniques being handled, 0 = free
 //	4096     ring of carriedSlots × 8 bytes: uniques a dead worker was handling
 //	12288    8 bytes: how many entries the ring ever got
+//	12352    8 bytes: the last operation that programs may have been told of
 //	1 MiB    4 bytes for each inode number: references the kernel holds
 //
 // The file is sparse: only pages with a non-zero count are backed by memory.
@@ -29,6 +30,7 @@ const (
 	carriedOff    = 4096
 	carriedSlots  = 1024
 	carriedCount  = carriedOff + 8*carriedSlots
+	answeredOff   = carriedCount + 64 // a cache line of its own
 	headerMap     = 16384
 
 	countsOff   = 1 << 20
@@ -43,7 +45,7 @@ var ErrNodeTable = errors.New("not a node table of this version")
 
 // NodeTable counts, in memory shared between the supervisor and its workers,
 // the references the kernel holds to each inode, and notes the requests being
-// handled. It lives in a memfd and so survives every worker. Counts may be too
+// handled and how far they have got the volume. It lives in a memfd and so survives every worker. Counts may be too
 // high after a worker died in the middle of a request, never too low.
 //
 // Pages are mapped a MiB at a time when first touched, so that locking a
@@ -218,6 +220,17 @@ func (t *NodeTable) slot(i int) *uint64 {
 // begin notes that the reader handles a request; end that it answered it.
 func (t *NodeTable) begin(reader int, unique uint64) { atomic.StoreUint64(t.slot(reader), unique) }
 func (t *NodeTable) end(reader int)                  { atomic.StoreUint64(t.slot(reader), 0) }
+
+// Answered is the last operation of the volume that programs may have been told of,
+// 0 if none is known. A volume without it must not go on under them.
+func (t *NodeTable) Answered() uint64 { return atomic.LoadUint64(t.word(answeredOff)) }
+
+// SetAnswered notes an operation before anybody is told of it. It never goes back.
+func (t *NodeTable) SetAnswered(operation uint64) {
+	for have := t.Answered(); have < operation; have = t.Answered() {
+		atomic.CompareAndSwapUint64(t.word(answeredOff), have, operation)
+	}
+}
 
 // takeInflight returns the uniques a dead worker had not answered, and moves
 // them to the ring: until the kernel has sent them again and they are answered,

@@ -158,6 +158,28 @@ func TestNodeTable_InflightIsCarriedOver(t *testing.T) {
 	}
 }
 
+// How far programs know the volume to be outlives a worker, and never goes back.
+func TestNodeTable_Answered(t *testing.T) {
+	n := newNodes(t)
+	if got := n.Answered(); got != 0 {
+		t.Errorf("a new table: %d", got)
+	}
+	n.SetAnswered(7)
+	other := sharedWith(t, n)
+	other.SetAnswered(5)
+	if got := other.Answered(); got != 7 {
+		t.Errorf("7 was answered, the next worker knows of %d", got)
+	}
+	other.SetAnswered(1 << 40)
+	if got := n.Answered(); got != 1<<40 {
+		t.Errorf("the next worker answered 1<<40, and the supervisor knows of %d", got)
+	}
+	n.Begin(3, 77) // which lies elsewhere
+	if n.Answered() != 1<<40 || len(n.TakeInflight()) != 1 {
+		t.Error("requests and what was answered share their place")
+	}
+}
+
 func TestOpenNodeTable_RefusesOtherFiles(t *testing.T) {
 	f, err := os.CreateTemp(t.TempDir(), "")
 	must(t, err)

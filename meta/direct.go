@@ -31,7 +31,7 @@ const (
 type dataLock struct {
 	sync.Mutex
 	end    uint64       // where the last write to one of them ended, in bytes
-	writes atomic.Int64 // those into the journal since the last freeze
+	writes atomic.Int64 // those into the journal since the last freeze; large ones count as several
 	since  atomic.Int64 // bytes written since somebody asked to flush one of them
 	little atomic.Bool  // the last time somebody asked, they fitted the journal
 	read   atomic.Int64 // where the last read of one of them began, in bytes
@@ -67,7 +67,7 @@ func (v *Volume) direct(lock *dataLock, off, end uint64, empty bool) (first, sto
 	if large && (since > v.journalMost() || !lock.little.Load()) {
 		return first, stop
 	}
-	lock.writes.Add(1)
+	lock.writes.Add(1 + int64(end-off)/segmentThreshold)
 	if large {
 		return 0, 0
 	}

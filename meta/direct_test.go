@@ -68,8 +68,6 @@ func (f notedFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-func (f notedFile) WriteBehind(p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
-
 func (f notedFile) ReadAt(p []byte, off int64) (int, error) {
 	f.add("read", off, int64(len(p)))
 	if f.to.onRead != nil {

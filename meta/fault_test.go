@@ -70,6 +70,7 @@ func (r *faultRun) restart() error {
 	if r.rec.OpenFiles() != 0 {
 		return fmt.Errorf("%d files left open", r.rec.OpenFiles())
 	}
+	r.cfg.Answered = r.v.Reached()
 	return r.open()
 }
 
@@ -102,7 +103,7 @@ func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
 		return nil, fmt.Errorf("%v answered %v, want %v", o, got, want)
 	}
 	if r.failed() {
-		if err := r.hostCrash(); err != nil {
+		if err := r.hostCrash(m, next); err != nil {
 			return nil, fmt.Errorf("%v failed (%w), then the host crashes: %w", o, got.err, err)
 		}
 		if err := r.restart(); err != nil {
@@ -130,9 +131,13 @@ func (r *faultRun) step(m *model, o op, unique int) (*model, error) {
 }
 
 // hostCrash checks that what was synced survives a crash of the host now, and the
-// death of the process when the host has dropped what it could not write.
-func (r *faultRun) hostCrash() error {
+// death of the process when the host has dropped what it could not write. Then no
+// worker goes on for the same programs unless everything answered is there: before
+// and after are the contents of the volume around the operation that failed.
+func (r *faultRun) hostCrash(before, after *model) error {
 	h := &history{cfg: r.cfg, dumps: r.dumps}
+	h.cfg.Answered = 0 // nobody who was told is left
+	answered := r.v.Reached()
 	crashed, err := r.rec.State(r.rec.Len(), nothing)
 	if err != nil {
 		return err
@@ -143,6 +148,9 @@ func (r *faultRun) hostCrash() error {
 		return err
 	}
 	defer evicted.Close()
+	if err := goesOn(h.cfg, evicted, answered, before, after); err != nil {
+		return err
+	}
 	for name, rec := range map[string]*store.Recorder{"crash": crashed, "evicted": evicted} {
 		v, _, err := h.expect(rec, 0, len(r.dumps)-1)
 		if err != nil {
@@ -153,6 +161,29 @@ func (r *faultRun) hostCrash() error {
 		}
 	}
 	return nil
+}
+
+// goesOn opens a volume for programs that were told of some operations. It has one
+// of two contents then, or is refused because it has lost some.
+func goesOn(cfg meta.Config, rec *store.Recorder, answered uint64, before, after *model) error {
+	cfg.Store, cfg.Answered = rec, answered
+	v, err := meta.Open(context.Background(), cfg)
+	var lost *meta.LostError
+	if errors.As(err, &lost) && lost.Have < answered && lost.Answered == answered {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open to go on: %w", err)
+	}
+	text := ""
+	err = reclaim(v, before, after)
+	if err == nil {
+		text, err = dumpVolume(v)
+	}
+	if err == nil && text != before.dump() && text != after.dump() {
+		err = fmt.Errorf("went on without what was answered: %s", textDiff(text, after.dump()))
+	}
+	return errors.Join(err, v.Abandon())
 }
 
 // play runs the script, and says whether the fault came.
@@ -204,7 +235,7 @@ func (r *faultRun) play(script []op, checkpointAt int) error {
 		return fmt.Errorf("at the end: %w", err)
 	}
 	r.dumps = []string{m.dump()}
-	if err := r.hostCrash(); err != nil {
+	if err := r.hostCrash(m, m); err != nil {
 		return fmt.Errorf("crash at the end: %w", err)
 	}
 	return h.check(r.rec)

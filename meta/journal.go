@@ -57,6 +57,7 @@ type journal struct {
 	volumeID [16]byte
 	size     int64         // bytes of one slot
 	rotated  func()        // told after a slot is full, with no lock held
+	noted    func(uint64)  // told before written says so; nil = nobody
 	written  atomic.Uint64 // every operation up to this one is in the host's page cache
 	durable  atomic.Uint64 // every operation up to this one, with its data, is on the host's disk
 
@@ -138,6 +139,9 @@ func (j *journal) flushLocked(seq uint64) (rotated bool, err error) {
 		}
 		rotated = rotated || did
 		j.mu.cur.last = first + uint64(to) - 1
+		if j.noted != nil {
+			j.noted(j.mu.cur.last)
+		}
 		j.written.Store(j.mu.cur.last)
 		start, from = ends[to-1], to
 	}

@@ -26,6 +26,16 @@ func (e *OlderError) Error() string {
 		e.Have.Checkpoints, e.Have.Operation, e.Seen.Checkpoints, e.Seen.Operation)
 }
 
+// LostError reports that operations are missing which programs were told of that
+// have files open: what they would write next would be based on what is not there.
+type LostError struct {
+	Have, Answered uint64
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("the disk has lost the end of what was answered and not flushed, from operation %d of %d on", e.Have+1, e.Answered)
+}
+
 // Position returns how far the volume has got. It costs nothing and may be
 // called at any time.
 func (v *Volume) Position() Position {
@@ -33,6 +43,9 @@ func (v *Volume) Position() Position {
 	p.Operation = max(p.Operation, v.journal.durable.Load())
 	return p
 }
+
+// Reached is the last operation that the death of this process does not undo.
+func (v *Volume) Reached() uint64 { return v.journal.written.Load() }
 
 // compare returns an OlderError if the volume, as it was recovered, is behind
 // a position, nil included.

@@ -30,7 +30,11 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	}
 	v, err := open(cfg)
 	if err == nil {
-		if err = v.compare(cfg.Newest); err == nil {
+		err = v.compare(cfg.Newest)
+		if err == nil && v.seq < cfg.Answered {
+			err = &LostError{Have: v.seq, Answered: cfg.Answered}
+		}
+		if err == nil {
 			err = v.begin()
 		}
 		if err != nil {
@@ -119,7 +123,7 @@ func (v *Volume) recover() error {
 		}
 	}
 	v.segments = newSegments(v.st, v.keys.segment, v.sb.VolumeID, nextSeg)
-	v.journal = &journal{st: v.st, base: v.keys.journal, volumeID: v.sb.VolumeID, size: v.sb.JournalBytes, rotated: v.rotated}
+	v.journal = &journal{st: v.st, base: v.keys.journal, volumeID: v.sb.VolumeID, size: v.sb.JournalBytes, rotated: v.rotated, noted: v.cfg.Reached}
 	if err := v.replay(); err != nil {
 		return err
 	}

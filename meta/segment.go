@@ -268,13 +268,6 @@ var blockADs = func() (ads [blockPages + 1][]byte) {
 // buffers holds scratch space for ciphertext.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+pageSize); return &b }}
 
-// behindFrom is from how many bytes on blocks are not kept in the host's memory. The
-// kernel has what was written in its cache for the mount, so that the host's copy
-// would only take room; and memory that the host has just given back is cheaper to
-// fill than memory it has not used yet. Writing less than this at a time costs more
-// than it saves.
-const behindFrom = 256 << 10
-
 // writeBlocks seals data, whose last page is filled up with zeros if it is not whole,
 // as AEAD blocks of at most writePages pages into consecutive places and writes
 // them. cuts says how many pages a block that begins at a page of data may have at
@@ -304,11 +297,8 @@ func (s *segments) writeBlocks(data []byte, cuts func(page int) int) ([]placed, 
 		page += n
 	}
 	*buf = out[:0]
-	write := seg.file.WriteAt
-	if len(out) >= behindFrom {
-		write = seg.file.WriteBehind
-	}
-	if _, err := write(out, int64(phys)*pageSize); err != nil {
+	if _, err := seg.file.WriteAt(out, int64(phys)*pageSize); err != nil {
+		_ = s.discard(places) // what was written of it would only take room
 		s.done(places)
 		return nil, fmt.Errorf("write %s: %w", segmentName(seg.id), err)
 	}

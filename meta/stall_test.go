@@ -69,41 +69,59 @@ func TestVolume_CheckpointStalls(t *testing.T) {
 	checkClean(t, cfg)
 }
 
+// heavyUntilItWaits has a program write to a file, while no checkpoint takes it
+// away, until it waits or is done; the rest is written after the test.
+func heavyUntilItWaits(t *testing.T, v *meta.Volume, writes int64, write func(ino uint64, i int64) error) (written int64, wait func() error) {
+	t.Helper()
+	ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "heavy", unix.S_IFREG|0o600, 0)).Ino
+	var n atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		for i := range writes {
+			if err := write(ino, i); err != nil {
+				done <- err
+				return
+			}
+			n.Add(1)
+		}
+		done <- nil
+	}()
+	for before, end := int64(-1), time.Now().Add(time.Minute); n.Load() != before; time.Sleep(300 * time.Millisecond) {
+		if before = n.Load(); time.Now().After(end) {
+			t.Fatal("it goes on and on")
+		}
+	}
+	return n.Load(), func() error { return <-done }
+}
+
 // TestVolume_HeavyWriterWaitsFirst: who overwrites blocks of one file faster than
 // checkpoints can take it away waits for one while others still go on.
 func TestVolume_HeavyWriterWaitsFirst(t *testing.T) {
-	const pages = 9500 // 37 MiB, less than what makes everybody wait
+	const most = 37 << 20 // bytes, less than what makes everybody wait
 	for _, c := range []struct {
 		name    string
 		journal int64 // bytes of one of its files, 0 = as usual
 		size    int   // of a write: whole pages go to a segment
+		flush   bool  // after each
 	}{
-		{"memory", 0, 4095},
-		{"journal", 1 << 20, 4095},
-		{"journal and segments", 1 << 20, 4096},
+		{"memory", 0, 4095, false},
+		{"journal", 1 << 20, 4095, false},
+		{"journal and segments", 1 << 20, 4096, false},
+		{"large and flushed", 0, 256 << 10, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			step := max(int64(c.size), 2*4096)
+			writes := min(int64(9500), 2*most/int64(c.size))
 			v, cfg := volumeWithJournal(t, c.journal)
-			ino := must[meta.Attr](t)(v.Mknod(meta.Caller{}, meta.RootIno, "heavy", unix.S_IFREG|0o600, 0)).Ino
 			release := v.HoldCheckpoints()
-			var written atomic.Int64
-			done := make(chan error, 1)
-			go func() {
-				data := make([]byte, c.size)
-				for i := range int64(pages) {
-					if _, err := v.Write(meta.Caller{}, ino, data, i*2*4096); err != nil {
-						done <- err
-						return
-					}
-					written.Add(1)
+			data := make([]byte, c.size)
+			written, wait := heavyUntilItWaits(t, v, writes, func(ino uint64, i int64) error {
+				_, err := v.Write(meta.Caller{}, ino, data, i*step)
+				if err == nil && c.flush {
+					err = v.SyncFile(t.Context(), ino)
 				}
-				done <- nil
-			}()
-			for before, end := int64(-1), time.Now().Add(time.Minute); written.Load() != before; time.Sleep(300 * time.Millisecond) {
-				if before = written.Load(); time.Now().After(end) {
-					t.Fatal("it goes on and on")
-				}
-			}
+				return err
+			})
 			others := make(chan error, 1)
 			go func() {
 				for i := range 50 {
@@ -129,13 +147,13 @@ func TestVolume_HeavyWriterWaitsFirst(t *testing.T) {
 			case <-time.After(30 * time.Second):
 				t.Error("others wait, too")
 			}
-			if n := written.Load(); n == pages {
+			if written == writes {
 				t.Error("the heavy writer did not wait")
 			} else {
-				t.Logf("it waited after %d of %d pages", n, pages)
+				t.Logf("it waited after %d of %d writes", written, writes)
 			}
 			release()
-			if err := <-done; err != nil {
+			if err := wait(); err != nil {
 				t.Error(err)
 			}
 			if err := v.Close(t.Context()); err != nil {

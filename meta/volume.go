@@ -29,6 +29,13 @@ type Config struct {
 	// Newest is the furthest position that is known of the volume, nil if none
 	// is. Open refuses one that is behind it with *OlderError.
 	Newest *Position
+	// Answered is the last operation that programs may have been told of which go on
+	// using the volume, 0 if there are none. Open refuses a volume that has lost it
+	// with *LostError.
+	Answered uint64
+	// Reached is called, before anybody is told of them, with the last of the
+	// operations that the death of this process does not undo; nil if nobody asks.
+	Reached func(operation uint64)
 }
 
 // Volume is an open volume. Methods may be called concurrently.

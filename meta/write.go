@@ -144,7 +144,7 @@ func (w *pageWrite) prepare(lock *dataLock) error {
 		}
 		base, err := w.v.readPage(w.ino, page)
 		if err != nil {
-			w.v.segments.done(w.places)
+			w.v.finish(w.places, false)
 			return err
 		}
 		if base != nil {

@@ -213,8 +213,6 @@ func (h *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, fault.err("WriteAt", h.name)
 }
 
-func (h *faultyFile) WriteBehind(p []byte, off int64) (int, error) { return h.WriteAt(p, off) }
-
 func (h *faultyFile) Close() error { return h.g.Close() }
 
 func (h *faultyFile) Sync() error {

@@ -6,13 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"cmkfs/internal/kernel"
 )
 
 // newPrefix marks a file that Create is still filling.
@@ -256,8 +252,6 @@ type osFile struct {
 	name string
 	f    *os.File
 	raw  syscall.RawConn // of f
-	// keeps says that the host's file system cannot write behind.
-	keeps atomic.Bool
 }
 
 func newFile(name string, f *os.File) (File, error) {
@@ -292,34 +286,6 @@ func (o *osFile) Prefetch(off, n int64) {
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := o.f.WriteAt(p, off)
 	return n, wrap("write", o.name, err)
-}
-
-// writesBehind says whether RWF_DONTCACHE may be used: kernels before 6.16 that have
-// it could drop pages that were still being written, as far as we know.
-var writesBehind = sync.OnceValue(func() bool { return kernel.AtLeast(6, 16) })
-
-func (o *osFile) WriteBehind(p []byte, off int64) (int, error) {
-	done := 0
-	for done < len(p) {
-		if o.keeps.Load() || !writesBehind() {
-			n, err := o.WriteAt(p[done:], off+int64(done))
-			return done + n, err
-		}
-		n := 0
-		err := o.control("write", func(fd int) (err error) {
-			n, err = unix.Pwritev2(fd, [][]byte{p[done:]}, off+int64(done), unix.RWF_DONTCACHE)
-			return err
-		})
-		switch {
-		case errors.Is(err, unix.EOPNOTSUPP):
-			o.keeps.Store(true)
-		case err != nil:
-			return done, err
-		default:
-			done += n
-		}
-	}
-	return done, nil
 }
 
 func (o *osFile) Close() error { return wrap("close", o.name, o.f.Close()) }

@@ -245,8 +245,6 @@ func (f *recordFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func (f *recordFile) WriteBehind(p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
-
 func (f *recordFile) Close() error {
 	if _, err := f.lock("close"); err != nil {
 		return err

@@ -61,10 +61,6 @@ type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
-	// WriteBehind is WriteAt for much data that nobody will read soon: where the host
-	// can, it begins to write it to its disk at once and keeps none of it in its memory
-	// afterwards. If that fails, Sync says so, and the range may read as it was before.
-	WriteBehind(p []byte, off int64) (int, error)
 	// Cached reports whether the host has all of [off, off+n) in its memory or on the
 	// way there; false if it cannot say.
 	Cached(off, n int64) bool

@@ -140,11 +140,6 @@ func conformReadWrite(t *testing.T, s store.Store) {
 		}
 	}
 	wantBytes(t, f, want)
-	copy(want[4096:], bytes.Repeat([]byte("behind"), 1000))
-	if n, err := f.WriteBehind(want[4096:10096], 4096); n != 6000 || err != nil {
-		t.Fatalf("WriteBehind = %d, %v", n, err)
-	}
-	wantBytes(t, f, want)
 	g, err := s.Open("f")
 	must(t, err)
 	wantBytes(t, g, want)
@@ -341,46 +336,6 @@ func TestDir_ModesAndAllocation(t *testing.T) {
 	must(t, err)
 	if len(entries) != 1 {
 		t.Errorf("Create left %d files", len(entries))
-	}
-}
-
-// What is written behind is what every reader sees, on a file system that can do it
-// and on one that cannot.
-func TestDir_WriteBehind(t *testing.T) {
-	memory, err := os.MkdirTemp("/dev/shm", "store-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(memory) })
-	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20/16)
-	buf := make([]byte, len(data))
-	for _, dir := range []string{t.TempDir(), memory} {
-		f, err := openDir(t, dir).Create("f", 0)
-		must(t, err)
-		defer f.Close()
-		for i := range int64(4) {
-			if n, err := f.WriteBehind(data, i<<20); n != len(data) || err != nil {
-				t.Fatalf("WriteBehind = %d, %v", n, err)
-			}
-			if _, err := f.ReadAt(buf, i<<20); err != nil || !bytes.Equal(buf, data) {
-				t.Fatalf("what was written is not what is read (%v)", err)
-			}
-		}
-		must(t, f.Sync())
-		wantBytes(t, f, bytes.Repeat(data, 4))
-	}
-}
-
-// The host does not keep what is written behind, if its file system can do without.
-func TestDir_WriteBehind_IsNotKept(t *testing.T) {
-	d := openDir(t, t.TempDir())
-	f, err := d.Create("f", 0)
-	must(t, err)
-	defer f.Close()
-	data := make([]byte, 1<<20)
-	_, err = f.WriteBehind(data, 0)
-	must(t, err)
-	must(t, f.Sync())
-	if kept, want := f.Cached(0, int64(len(data))), !store.CanWriteBehind(t, d.Path("f")); kept != want {
-		t.Errorf("the host keeps what was written: %v, want %v", kept, want)
 	}
 }
 

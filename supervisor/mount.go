@@ -116,7 +116,7 @@ func (a *acct) openFirst(ctx context.Context, k volumeKey, record *account.Volum
 	}
 	until := time.Now().Add(lockWait)
 	for {
-		w, err := a.openWorker(ctx, k)
+		w, err := a.openWorker(ctx, k, 0)
 		var e *api.Error
 		if err == nil || !errors.As(err, &e) || e.Code != api.CodeBusy || time.Now().After(until) {
 			return w, err
@@ -140,8 +140,9 @@ func (a *acct) changeVolume(name string, change func(*account.VolumeRecord) bool
 	return a.s.dir.SaveVolume(a.name, v)
 }
 
-// openWorker starts a worker and waits until it has opened the volume.
-func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, error) {
+// openWorker starts a worker and waits until it has opened the volume, which must
+// have the operations up to answered.
+func (a *acct) openWorker(ctx context.Context, k volumeKey, answered uint64) (*workerProcess, error) {
 	release, err := a.s.exclusive(ctx, k)
 	if err != nil {
 		return nil, err
@@ -155,7 +156,7 @@ func (a *acct) openWorker(ctx context.Context, k volumeKey) (*workerProcess, err
 	w, err := a.spawner(k.name).start(ctx, worker.Start{
 		Mode: worker.ModeServe, Dir: a.s.dir.VolumeDir(k.account, k.name), Label: k.String(),
 		Lease:  &worker.Lease{Deadline: worker.In(openTimeout)}, // the real one follows with the key known
-		Newest: seen,
+		Newest: seen, Answered: answered,
 	}, func(id string) (*account.AEKRecord, error) {
 		if _, err := a.lease(id); err != nil {
 			return nil, err
@@ -196,7 +197,9 @@ func (a *acct) newMounted(ctx context.Context, k volumeKey, record *account.Volu
 		hangTimeout: a.s.cfg.HangTimeout, patience: a.s.cfg.Patience,
 		commands: make(chan command), ended: make(chan struct{}),
 	}
-	m.open = func(ctx context.Context) (*workerProcess, error) { return a.openWorker(ctx, k) }
+	m.open = func(ctx context.Context) (*workerProcess, error) {
+		return a.openWorker(ctx, k, device.Nodes.Answered())
+	}
 	m.setAEK(record.AEKID)
 	m.lease = func() (int64, error) { return a.lease(m.aek()) }
 	m.blocks = func() bool { return a.record().Policy.OnSuspend == account.OnSuspendBlock }

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cmkfs/account"
-	"cmkfs/internal/kernel"
 	"cmkfs/supervisor/api"
 )
 
@@ -238,7 +237,7 @@ func answer(w http.ResponseWriter, result any, err error) {
 func (s *Supervisor) status(ctx context.Context) (api.Status, error) {
 	st := api.Status{
 		PID: os.Getpid(), KeyAgentPID: s.agent.PID(), Goroutines: runtime.NumGoroutine(), Version: s.cfg.Version, Started: s.started,
-		Resend: kernel.AtLeast(6, 9), Accounts: []api.AccountStatus{},
+		Resend: kernelResends(), Accounts: []api.AccountStatus{},
 	}
 	for _, a := range s.accounts() {
 		one, err := a.status(ctx)
@@ -280,4 +279,18 @@ func (a *acct) status(ctx context.Context) (api.AccountStatus, error) {
 		st.Volumes = append(st.Volumes, v)
 	}
 	return st, nil
+}
+
+// kernelResends says whether the kernel can repeat a dead worker's requests:
+// Linux 6.9 and newer.
+func kernelResends() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 9
 }

@@ -220,6 +220,7 @@ var codes = map[worker.Class]api.Code{
 	worker.ClassKey:     api.CodeMisconfigured,
 	worker.ClassLocked:  api.CodeBusy,
 	worker.ClassOlder:   api.CodeCorrupt,
+	worker.ClassLost:    api.CodeCorrupt,
 	worker.ClassCorrupt: api.CodeCorrupt,
 	worker.ClassVersion: api.CodeVersion,
 	worker.ClassSpace:   api.CodeFailed,
@@ -236,6 +237,9 @@ func (p *workerProcess) failure() error {
 		}
 		if f.Class == worker.ClassOlder {
 			return &api.Error{Code: api.CodeCorrupt, Message: f.Reason, Hint: "put the newest copy in its place; or go on with this one: cmkfsd volume mount --accept-older"}
+		}
+		if f.Class == worker.ClassLost {
+			return api.Errorf(api.CodeCorrupt, f.Reason+": unmount the volume and mount it again to use what there was before")
 		}
 		return api.Errorf(codes[f.Class], f.Reason)
 	}

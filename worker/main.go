@@ -185,7 +185,7 @@ func (w *process) run() int {
 	}
 	switch {
 	case start.Mode == ModeServe && start.Lease != nil:
-		return w.serve(dir, *start.Lease, start.Newest)
+		return w.serve(dir, &start)
 	case start.Mode == ModeFormat && start.Format != nil:
 		return w.format(dir, *start.Format)
 	case start.Mode == ModeCheck && start.Check != nil:

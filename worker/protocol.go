@@ -73,6 +73,9 @@ type Start struct {
 	Format *Format   `json:"format,omitempty"`
 	Check  *Check    `json:"check,omitempty"`
 	Newest *Position `json:"newest,omitempty"` // how far the volume had got; behind that it is refused
+	// Answered is the last operation that the mount's programs may have been told of:
+	// without it, the volume is refused.
+	Answered uint64 `json:"answered,omitempty"`
 }
 
 // Serve hands a mount over to a worker whose volume is open. Two descriptors
@@ -178,6 +181,7 @@ const (
 	ClassLocked  Class = "locked"  // another process has the volume open
 	ClassCorrupt Class = "corrupt" // damaged or tampered with
 	ClassOlder   Class = "older"   // a copy that is older than the volume was
+	ClassLost    Class = "lost"    // the disk lost what the mount's programs had been told of
 	ClassVersion Class = "version" // a format this program does not know
 	ClassSpace   Class = "space"   // the host file system is full
 	ClassOther   Class = "other"

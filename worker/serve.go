@@ -49,20 +49,26 @@ type serving struct {
 
 // serve opens the volume and answers the mount's requests until the volume is
 // suspended or unmounted.
-func (w *process) serve(dir store.Store, lease Lease, newest *Position) int {
+func (w *process) serve(dir store.Store, start *Start) int {
 	ctx := context.Background()
 	cfg, err := w.unlock(dir)
 	if err != nil {
 		return w.fail(classOf(err), err)
 	}
-	s := &serving{process: w, dir: dir, deadline: lease.Deadline, served: make(chan error, 1)}
+	s := &serving{process: w, dir: dir, deadline: start.Lease.Deadline, served: make(chan error, 1)}
 	s.id = cfg.VolumeID
-	cfg.Newest = newest.known(cfg.VolumeID)
+	cfg.Newest = start.Newest.known(cfg.VolumeID)
 	cfg.InFlight = func() []uint64 {
 		if nodes := s.nodes.Load(); nodes != nil {
 			return nodes.Unanswered()
 		}
 		return nil // not known before the mount is taken over
+	}
+	cfg.Answered = start.Answered
+	cfg.Reached = func(operation uint64) {
+		if nodes := s.nodes.Load(); nodes != nil {
+			nodes.SetAnswered(operation)
+		}
 	}
 	if s.volume, err = meta.Open(ctx, cfg); err != nil {
 		return w.fail(classOf(err), err)
@@ -83,6 +89,7 @@ func (s *serving) takeOver(m Serve, files []*os.File) error {
 		return err
 	}
 	s.nodes.Store(nodes)
+	nodes.SetAnswered(s.volume.Reached()) // what programs see from now on
 	s.errno = syscall.Errno(m.Errno)
 	s.server, err = fs.NewServer(fs.ServeConfig{
 		Volume:  s.volume,

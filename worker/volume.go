@@ -108,9 +108,12 @@ func classOf(err error) Class {
 	var corrupt *meta.CorruptError
 	var version *meta.VersionError
 	var older *meta.OlderError
+	var lost *meta.LostError
 	switch {
 	case errors.As(err, &older):
 		return ClassOlder
+	case errors.As(err, &lost):
+		return ClassLost
 	case errors.Is(err, store.ErrLocked):
 		return ClassLocked
 	case errors.As(err, &version):
