@@ -15,7 +15,8 @@ import (
 const cacheFor = 24 * time.Hour
 
 // generation tells incarnations of a node id apart. Inode numbers are never
-// used twice, so there is one.
+// used twice while a mount lives, so there is one. A crash of the host may take the
+// numbers of lost files back.
 const generation = 1
 
 // adapter implements fuse.RawFileSystem on a Volume. What it does not define
