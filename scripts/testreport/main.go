@@ -31,8 +31,8 @@ import (
 // file system that nobody serves, all processes of the run are ended after
 // hangLimit, and the next package follows. The flag -patience multiplies them.
 var (
-	testTimeout = 15 * time.Minute
-	hangLimit   = 17 * time.Minute
+	testTimeout = 20 * time.Minute
+	hangLimit   = 22 * time.Minute
 	runLimit    = 75 * time.Minute
 )
 
