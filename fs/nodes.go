@@ -45,8 +45,9 @@ var ErrNodeTable = errors.New("not a node table of this version")
 
 // NodeTable counts, in memory shared between the supervisor and its workers,
 // the references the kernel holds to each inode, and notes the requests being
-// handled and how far they have got the volume. It lives in a memfd and so survives every worker. Counts may be too
-// high after a worker died in the middle of a request, never too low.
+// handled and how far they have got the volume. It lives in a memfd and so survives
+// every worker. Counts may be too high after a worker died in the middle of a
+// request, never too low.
 //
 // Pages are mapped a MiB at a time when first touched, so that locking a
 // process's memory does not populate the whole range.
